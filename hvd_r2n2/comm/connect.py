@@ -1,0 +1,72 @@
+"""Joining the job, and leaving it when something is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from hvd_r2n2.comm.communicator import Alone, Communicator
+from hvd_r2n2.comm.launch import launch_facts
+
+
+def connect() -> Communicator:
+    """Return the ranks this process was started with; called once, by every rank.
+
+    A process on its own never touches Horovod or MPI.
+
+    Raises:
+        RuntimeError: several ranks were started, but Horovod is not there or sees another world.
+    """
+    launch = launch_facts()
+    has_horovod = importlib.util.find_spec("horovod") is not None
+    if launch.size == 1:
+        return Alone("alone" if has_horovod else "alone (Horovod is not installed: only one rank can train)")
+    if not has_horovod:
+        raise RuntimeError(
+            f"{launch.launcher} started {launch.size} ranks, but Horovod is not installed in {sys.prefix}: "
+            "run scripts/setup.sh, or start one process alone"
+        )
+    from hvd_r2n2.comm.ranks import HorovodRanks  # loads Horovod and MPI, which one rank must not need
+
+    return HorovodRanks(launch)
+
+
+def abort(message: str, exit_code: int = 1) -> None:
+    """Print `message` and end this process and the whole job at once, with `exit_code`; does not return.
+
+    Exiting in good order would shut Horovod down, and the other ranks would bury the message under errors of their
+    own. MPI_Abort also ends ranks under launchers (srun) that let the others wait for ever.
+    """
+    launch = launch_facts()
+    prefix = f"rank {launch.rank}: " if launch.size > 1 else ""
+    print(f"{prefix}{message}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    if launch.size > 1 and launch.is_mpi and "horovod.torch" in sys.modules:
+        import mpi4py  # only here: on its own, a process must never start MPI
+
+        mpi4py.rc.initialize = False
+        mpi4py.rc.finalize = False
+        from mpi4py import MPI
+
+        if MPI.Is_initialized() and not MPI.Is_finalized():
+            MPI.COMM_WORLD.Abort(exit_code)
+    os._exit(exit_code)
+
+
+def run_door(program: str, main: Callable[[], None]) -> None:
+    """Run a command's `main`; any failure ends the whole job with a message and a non-zero exit code.
+
+    What a user can cause (ValueError, OSError, RuntimeError) is one message; anything else is a fault of ours and
+    comes with its traceback.
+    """
+    try:
+        main()
+    except (ValueError, OSError, RuntimeError) as error:
+        abort(f"{program}: error: {error}")
+    except KeyboardInterrupt:
+        abort(f"{program}: interrupted", exit_code=130)
+    except Exception:
+        abort(f"{program}: internal error\n{traceback.format_exc()}")

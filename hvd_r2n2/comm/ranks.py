@@ -1,0 +1,78 @@
+"""Horovod behind the Communicator: the only module that imports it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from typing import Any, TypeVar, cast
+
+import horovod.torch as hvd
+import torch
+from typing_extensions import override
+
+from hvd_r2n2.comm.communicator import Communicator
+from hvd_r2n2.comm.launch import Launch
+
+T = TypeVar("T")
+
+# Used where the user's environment says nothing. A rank that never arrives must end the job, not hang it. On CPUs,
+# copying gradients into Horovod's fusion buffer costs more than it saves (139 MB over 2 ranks: 0.14 s, without 0.07 s).
+_SETTINGS = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "60", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "300"}
+_CPU_SETTINGS = {"HOROVOD_FUSION_THRESHOLD": "0"}
+
+
+class HorovodRanks(Communicator):
+    """All ranks of the job, over Horovod with MPI or Gloo."""
+
+    def __init__(self, launch: Launch) -> None:
+        """Initialise Horovod.
+
+        Raises:
+            RuntimeError: Horovod's world is not what the launcher promised.
+        """
+        for name, value in (_SETTINGS | ({} if torch.cuda.is_available() else _CPU_SETTINGS)).items():
+            os.environ.setdefault(name, value)
+        hvd.init()
+        self.rank, self.size = hvd.rank(), hvd.size()
+        self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
+        if (self.rank, self.size) != (launch.rank, launch.size):
+            raise RuntimeError(
+                f"{launch.launcher} started rank {launch.rank} of {launch.size}, but Horovod sees rank {self.rank} of "
+                f"{self.size}: its MPI is not the launcher's (run `python -m hvd_r2n2.doctor`)"
+            )
+        controller = "MPI" if hvd.mpi_enabled() else "Gloo"
+        self.description = f"Horovod {importlib.metadata.version('horovod')} over {controller}"
+
+    @override
+    def all_gather_object(self, value: T) -> list[T]:
+        # The name is given since Horovod's default is the value's type, and ranks whose types differ would hang.
+        return cast(list[T], hvd.allgather_object(value, name="all_gather_object"))
+
+    @override
+    def broadcast_object(self, value: T, root: int = 0) -> T:
+        return cast(T, hvd.broadcast_object(value, root_rank=root, name="broadcast_object"))
+
+    @override
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, hvd.allreduce(tensor, op=hvd.Sum, name="all_reduce_sum"))
+
+    @override
+    def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> None:
+        hvd.broadcast_(tensor, root_rank=root, name="broadcast")
+
+    @override
+    def average_async(self, tensor: torch.Tensor, name: str) -> Any:
+        return hvd.allreduce_async_(tensor, op=hvd.Average, name=name)
+
+    @override
+    def wait(self, handle: Any) -> None:
+        hvd.synchronize(handle)
+
+    @override
+    def barrier(self) -> None:
+        hvd.barrier()
+
+    @override
+    def close(self) -> None:
+        hvd.barrier()  # a rank that leaves early makes Horovod fail on the others
+        hvd.shutdown()

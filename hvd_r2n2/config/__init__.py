@@ -1,0 +1,27 @@
+"""Settings: dataclasses with a docstring a field, strict YAML loading and dotted overrides."""
+
+from hvd_r2n2.config.load import load_config, to_mapping, to_yaml
+from hvd_r2n2.config.sections import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    LogConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "LogConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "TrainConfig",
+    "load_config",
+    "to_mapping",
+    "to_yaml",
+]

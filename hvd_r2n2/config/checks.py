@@ -1,0 +1,130 @@
+"""Checks of values, and of settings against each other; done once, when a config is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from hvd_r2n2.config.sections import Config
+
+
+def check_config(config: Config) -> None:
+    """Raise a ValueError that lists every impossible value and every setting that would be ignored."""
+    problems = [*_ranges(config), *_orders(config), *_ignored(config)]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _at_least(low: float) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: value >= low), f"{low:g} or more"
+
+
+def _more_than(low: float) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: value > low), f"more than {low:g}"
+
+
+def _between(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: low <= value <= high), f"{low:g} to {high:g}"
+
+
+_FRACTION = _between(0, 1)
+_POSITIVE = _at_least(1)
+
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model.width": ((lambda value: 0 < value <= 8), "more than 0, at most 8"),
+    "data.validation_fraction": ((lambda value: 0 < value < 1), "more than 0, less than 1"),
+    "data.models_per_category": _at_least(5),
+    "data.shapes_seed": _at_least(0),
+    "data.flip_probability": _FRACTION,
+    "data.loader_threads": _POSITIVE,
+    "data.prefetch_batches": _POSITIVE,
+    "train.steps": _POSITIVE,
+    "train.batch_size": _POSITIVE,
+    "train.accumulation": _POSITIVE,
+    "train.seed": _at_least(0),
+    "train.min_views": _POSITIVE,
+    "train.max_views": _POSITIVE,
+    "train.clip_norm": _more_than(0),
+    "train.cpu_threads": _POSITIVE,
+    "train.check_every_steps": _POSITIVE,
+    "optimizer.learning_rate": _more_than(0),
+    "optimizer.base_batch_size": _POSITIVE,
+    "optimizer.warmup_steps": _at_least(0),
+    "optimizer.decay": _more_than(0),
+    "optimizer.final_fraction": _FRACTION,
+    "optimizer.epsilon": _more_than(0),
+    "optimizer.momentum": ((lambda value: 0 <= value < 1), "0 or more, less than 1"),
+    "optimizer.weight_decay": _at_least(0),
+    "checkpoint.every_steps": _POSITIVE,
+    "checkpoint.keep_last": _POSITIVE,
+    "evaluation.every_steps": _POSITIVE,
+    "evaluation.views": _POSITIVE,
+    "evaluation.threshold": ((lambda value: 0 < value < 1), "more than 0, less than 1"),
+    "evaluation.batch_size": _POSITIVE,
+    "log.every_steps": _POSITIVE,
+    "log.pictures": _at_least(0),
+}
+
+
+def _ranges(config: Config) -> list[str]:
+    problems = []
+    for dotted, (is_possible, wanted) in _RANGES.items():
+        section, key = dotted.split(".")
+        value = getattr(getattr(config, section), key)
+        if value is None:
+            continue
+        if (isinstance(value, float) and not math.isfinite(value)) or not is_possible(value):
+            problems.append(f"{dotted}: {value} is not possible ({wanted})")
+    return problems
+
+
+def _orders(config: Config) -> list[str]:
+    problems = []
+    train, optimizer = config.train, config.optimizer
+    if train.min_views > train.max_views:
+        problems.append(f"train.min_views: {train.min_views} is more than train.max_views ({train.max_views})")
+    low, high = config.data.background
+    if not 0 <= low <= high <= 255:
+        problems.append(f"data.background: [{low}, {high}] is not possible (two colours, 0 to 255, the lower first)")
+    if config.data.categories is not None and not config.data.categories:
+        problems.append("data.categories: the list is empty (null uses all categories)")
+    if optimizer.schedule == "steps" and not optimizer.milestones:
+        problems.append("optimizer.milestones: needed by optimizer.schedule=steps, such as [20000, 60000]")
+    if optimizer.milestones and list(optimizer.milestones) != sorted(set(optimizer.milestones)):
+        problems.append(f"optimizer.milestones: {list(optimizer.milestones)} is not in rising order")
+    if optimizer.betas and not all(0 <= beta < 1 for beta in optimizer.betas):
+        problems.append(f"optimizer.betas: {list(optimizer.betas)} is not possible (0 or more, less than 1)")
+    if optimizer.scale_learning_rate != "none" and optimizer.base_batch_size is None:
+        problems.append(f"optimizer.base_batch_size: needed by scale_learning_rate={optimizer.scale_learning_rate}")
+    if train.batch_size % train.accumulation:
+        problems.append(f"train.accumulation: {train.accumulation} does not divide train.batch_size={train.batch_size}")
+    return problems
+
+
+def _ignored(config: Config) -> list[str]:
+    """A setting that would be ignored is a mistake somewhere: say so instead."""
+    optimizer, data, train = config.optimizer, config.data, config.train
+    is_adam = optimizer.name in ("adam", "adamw")
+    rules = [
+        ("optimizer.milestones", optimizer.milestones, optimizer.schedule == "steps", "optimizer.schedule=steps"),
+        ("optimizer.decay", optimizer.decay, optimizer.schedule == "steps", "optimizer.schedule=steps"),
+        ("optimizer.final_fraction", optimizer.final_fraction, optimizer.schedule == "cosine", "schedule=cosine"),
+        ("optimizer.betas", optimizer.betas, is_adam, "optimizer.name=adam or adamw"),
+        ("optimizer.epsilon", optimizer.epsilon, is_adam, "optimizer.name=adam or adamw"),
+        ("optimizer.momentum", optimizer.momentum, optimizer.name == "sgd", "optimizer.name=sgd"),
+        (
+            "optimizer.base_batch_size",
+            optimizer.base_batch_size,
+            optimizer.scale_learning_rate != "none",
+            "optimizer.scale_learning_rate=linear or sqrt",
+        ),
+        ("data.models_per_category", data.models_per_category, data.root is None, "data.root=null (built-in shapes)"),
+        ("data.shapes_seed", data.shapes_seed, data.root is None, "data.root=null (built-in shapes)"),
+        ("train.cpu_threads", train.cpu_threads, train.device != "cuda", "a CPU device"),
+    ]
+    return [
+        f"{key}: would be ignored, it only goes with {wanted}"
+        for key, value, is_used, wanted in rules
+        if value is not None and not is_used
+    ]

@@ -1,0 +1,172 @@
+"""The settings themselves, section by section; their defaults are the built-in recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network is trained."""
+
+    name: Literal["3d-lstm-1", "3d-gru-1", "3d-lstm-3", "3d-gru-3", "res3d-gru-3"] = "res3d-gru-3"
+    """One of the paper's five networks."""
+    preset: Literal["released-code", "paper"] = "released-code"
+    """Leaky slope and initialisation: as the released code has them, or as the paper says."""
+    width: float = 0.25
+    """Factor on every hidden channel count; 1.0 is the published network, 0.25 has a sixteenth of its arithmetic."""
+    voxel_resolution: Literal[32, 64, 128] = 32
+    """Side of the voxel grid; 64 and 128 add decoder stages."""
+    form: Literal["fast", "plain"] = "fast"
+    """`fast`: exact re-expressions (transposed convolutions, fused gates); `plain`: written as the paper reads."""
+    weights: str | None = None
+    """File to start from: a checkpoint's model.safetensors, or the original's weights.npy."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures and shapes come from, and how they are varied in training."""
+
+    root: str | None = None
+    """Folder with ShapeNetRendering/ and ShapeNetVox32/; null makes and uses the built-in shapes under data/."""
+    split: str = "r2n2"
+    """`r2n2` (first 80 % of the sorted ids of each category train, the rest test), or a file like ShapeNet.json."""
+    validation_fraction: float = 0.1
+    """Share of the training part that is held back for validation under split r2n2 (a split file brings its own)."""
+    categories: tuple[str, ...] | None = None
+    """Names or synset ids to use; null uses all that are there."""
+    skip_models: tuple[str, ...] = ()
+    """Models to leave out, each as synset/model; the report of broken data prints such a list."""
+    models_per_category: int | None = None
+    """Built-in shapes only: how many to make of each of the 13 categories (null: 40)."""
+    shapes_seed: int | None = None
+    """Built-in shapes only: the seed they are made from (null: 0)."""
+    cache_dir: str | None = None
+    """Folder for the decoded cache; null puts it beside the data."""
+    random_crop: bool = True
+    """Training crops 127x127 at a random offset; false takes the centre."""
+    flip_probability: float = 0.5
+    """Probability that a training picture is mirrored left to right."""
+    background: tuple[int, int] = (225, 255)
+    """Range, ends included, of the uniform background colour of training pictures, per channel."""
+    loader_threads: int = 2
+    """Threads a rank that read batches ahead."""
+    prefetch_batches: int = 4
+    """Batches a rank that are kept ready."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training loop."""
+
+    steps: int = 600
+    """Optimizer steps of the whole run."""
+    batch_size: int = 24
+    """Samples a step over all ranks together."""
+    accumulation: int = 1
+    """Micro-batches that each rank's share of the batch is cut into, one after the other."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Arithmetic; bfloat16 is autocast over float32 weights and gradients."""
+    seed: int = 0
+    """Seed of weights, order, views and augmentation."""
+    min_views: int = 1
+    """Fewest views of a step; one number a step is drawn uniformly."""
+    max_views: int = 3
+    """Most views of a step."""
+    clip_norm: float | None = None
+    """Largest 2-norm of the whole gradient, which is scaled down to it; null does not clip."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where there is one."""
+    cpu_threads: int | None = None
+    """Threads a rank for arithmetic on the CPU; null shares the host's cores among its ranks."""
+    check_every_steps: int = 100
+    """Steps between two comparisons of the parameters' hash over all ranks."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer and its learning rate."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """adam adds weight decay to the gradient (L2, as the original), adamw decays apart, sgd has momentum and L2."""
+    learning_rate: float = 1e-3
+    """Highest learning rate; for the global batch, and never changed with the number of ranks."""
+    scale_learning_rate: Literal["none", "linear", "sqrt"] = "none"
+    """Factor on learning_rate from batch_size / base_batch_size; none leaves it as it is."""
+    base_batch_size: int | None = None
+    """The global batch size that learning_rate was chosen for; needed by linear and sqrt."""
+    schedule: Literal["constant", "steps", "cosine"] = "cosine"
+    """Course of the learning rate after the warm-up."""
+    warmup_steps: int = 30
+    """Steps over which the learning rate rises linearly from zero."""
+    milestones: tuple[int, ...] | None = None
+    """Schedule steps only: the steps at which the rate is multiplied by decay."""
+    decay: float | None = None
+    """Schedule steps only: factor at each milestone (null: 0.1)."""
+    final_fraction: float | None = None
+    """Schedule cosine only: the last rate as a share of the highest (null: 0)."""
+    betas: tuple[float, float] | None = None
+    """adam and adamw only (null: 0.9, 0.999)."""
+    epsilon: float | None = None
+    """adam and adamw only (null: 1e-8)."""
+    momentum: float | None = None
+    """sgd only (null: 0.9)."""
+    weight_decay: float = 5e-5
+    """Weight decay of weights; biases are never decayed."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written and which are kept."""
+
+    every_steps: int = 100
+    """Steps between two checkpoints; the last step always gets one."""
+    keep_last: int = 3
+    """How many of the newest are kept, besides the best."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation on the validation part during training, and on the test part at its end."""
+
+    every_steps: int = 200
+    """Steps between two evaluations on the validation part."""
+    views: int = 3
+    """Views a sample: the first ones of its renderings."""
+    threshold: float = 0.4
+    """Occupancy probability from which a voxel counts as occupied."""
+    batch_size: int = 16
+    """Samples of one forward pass on one rank."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is shown and recorded."""
+
+    every_steps: int = 10
+    """Steps between two lines on the console, in metrics.jsonl and in TensorBoard."""
+    pictures: int = 4
+    """Validation samples drawn at each evaluation; 0 draws none."""
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run's settings."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Which network."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Which data."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training loop."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Optimizer and learning rate."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Checkpoints."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Evaluation during training."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """Console, metrics.jsonl, TensorBoard."""

@@ -1,0 +1,64 @@
+"""Proof that all ranks are the same: their parameters, and what they started from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+
+from hvd_r2n2.comm import Communicator
+
+
+def parameter_digest(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> str:
+    """Return a SHA-256 of every parameter's bits, and of the optimizer's state if it is given."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode())
+        _add(digest, parameter)
+        for key, value in sorted((optimizer.state.get(parameter, {}) if optimizer else {}).items()):
+            digest.update(key.encode())
+            if isinstance(value, torch.Tensor):
+                _add(digest, value)
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, tensor: torch.Tensor) -> None:
+    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+
+
+def check_equal(communicator: Communicator, what: str, digest: str) -> None:
+    """Compare a digest over all ranks; every rank must call it.
+
+    Raises:
+        RuntimeError: on every rank, naming the ranks that differ from the majority.
+    """
+    digests = communicator.all_gather_object(digest)
+    if len(set(digests)) == 1:
+        return
+    majority = max(digests, key=digests.count)  # of two equal camps, the one of the lowest rank
+    apart = [rank for rank, other in enumerate(digests) if other != majority]
+    raise RuntimeError(f"{what}: rank(s) {', '.join(map(str, apart))} differ from the rest; training stops")
+
+
+def check_same_start(communicator: Communicator, facts: Mapping[str, str]) -> None:
+    """Compare what each rank is about to run (code version, settings, data); every rank must call it.
+
+    Raises:
+        RuntimeError: on every rank, naming each fact that differs, with the ranks and their values.
+    """
+    gathered = communicator.all_gather_object(dict(facts))
+    problems = []
+    for name in facts:
+        values = [other[name] for other in gathered]
+        if len(set(values)) > 1:
+            shown = ", ".join(f"rank {rank}: {value[:16]}" for rank, value in enumerate(values))
+            problems.append(f"{name} is not the same on all ranks ({shown})")
+    if problems:
+        raise RuntimeError("; ".join(problems) + "; every rank must see the same files and settings")
+
+
+def broadcast_parameters(communicator: Communicator, model: torch.nn.Module) -> None:
+    """Give every rank the parameters of rank 0; every rank must call it."""
+    for parameter in model.parameters():
+        communicator.broadcast_(parameter.data)
