@@ -24,7 +24,7 @@ def parameter_digest(model: torch.nn.Module, optimizer: torch.optim.Optimizer | 
 
 
 def _add(digest: hashlib._Hash, tensor: torch.Tensor) -> None:
-    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def check_equal(communicator: Communicator, what: str, digest: str) -> None:

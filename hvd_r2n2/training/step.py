@@ -11,7 +11,7 @@ import torch
 
 from hvd_r2n2.comm import Communicator, GradientAverager
 from hvd_r2n2.config import Config
-from hvd_r2n2.data import Batch, prepare_batch
+from hvd_r2n2.data.loader import Batch, prepare_batch
 from hvd_r2n2.models import ReconstructionNetwork, voxel_cross_entropy
 from hvd_r2n2.training.optimizer import learning_rate, set_learning_rate
 

@@ -1,0 +1,1 @@
+"""Data: file formats, built-in shapes, rendering, voxels, augmentation, sampler, loader."""

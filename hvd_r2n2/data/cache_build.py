@@ -1,0 +1,224 @@
+"""Where the caches lie and how they come to be: one builder at a time, all cores, old ones removed."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+
+from hvd_r2n2.data.cache import CacheKey, CategoryCache, whole_picture_bytes, write_cache
+from hvd_r2n2.data.decode import DecodedModel, decode_model
+from hvd_r2n2.data.layout import ModelRef
+from hvd_r2n2.data.progress import show_progress
+
+CACHE_FOLDER = "hvd_r2n2_cache"
+Report = Callable[[str], None]
+
+_LOCK_NAME = "lock"
+# Processes decode on all cores but take seconds to start; threads share one interpreter and gain only half as much
+# again (measured: 2 threads decode 1.4 times as many pictures a second as one).
+_MIN_PICTURES_FOR_PROCESSES = 40_000
+_NUM_ESTIMATE_MODELS = 12
+_ROOM_TO_SPARE = 1.05
+_WRITE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
+
+
+def cache_folder(root: Path, cache_dir: str | None) -> Path:
+    """Return the folder of a data set's caches: beside the data, or a folder of its own under `data.cache_dir`."""
+    if cache_dir is None:
+        return root / CACHE_FOLDER
+    real = root.resolve()
+    return Path(cache_dir).expanduser() / f"{real.name}-{hashlib.sha256(os.fsencode(real)).hexdigest()[:12]}"
+
+
+def open_or_build(
+    root: Path, folder: Path, wanted: Mapping[CacheKey, Sequence[ModelRef]], report: Report
+) -> dict[str, CategoryCache]:
+    """Open the cache of each category, by synset, after building those that are missing, stale or damaged.
+
+    Processes may call this at the same time: one builds, the others wait for it and then open what it made. A build
+    that is interrupted keeps the categories it has finished.
+
+    Raises:
+        ValueError: the caches cannot be written there, or there is not enough room.
+    """
+    opened = {key: _try_open(folder, key, lambda message: None) for key in wanted}
+    if any(cache is None for cache in opened.values()):
+        with _explained(folder), _lock(folder, report):
+            opened = {key: cache or _try_open(folder, key, report) for key, cache in opened.items()}
+            missing = {key: wanted[key] for key, cache in opened.items() if cache is None}
+            _remove_stale(folder, wanted)
+            if missing:
+                _build(root, folder, missing, report)
+            opened = {key: cache or CategoryCache(folder / key.file_name, key) for key, cache in opened.items()}
+    return {key.synset: cache for key, cache in opened.items() if cache is not None}
+
+
+def _try_open(folder: Path, key: CacheKey, report: Report) -> CategoryCache | None:
+    try:
+        return CategoryCache(folder / key.file_name, key)
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        # Whatever is wrong with a cache, building it anew is right; the data themselves are the source.
+        report(f"{error}; it is built anew")
+        return None
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Say what to do where the cache cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _WRITE_ERRORS:
+            raise ValueError(
+                f"cannot write the decoded cache to {folder}: {error.strerror}; "
+                "set data.cache_dir to a folder that can be written"
+            ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ValueError(
+                f"the disk of {folder} is full: {error.strerror}; make room, or set data.cache_dir to another disk"
+            ) from error
+        raise
+
+
+@contextmanager
+def _lock(folder: Path, report: Report) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    # flock belongs to the open file: it also keeps threads apart, and ends with the process, however that ends.
+    with (folder / _LOCK_NAME).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(200).strip() or "another process"
+            report(f"waiting for {holder}, which is building the cache in {folder}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                raise ValueError(
+                    f"the file system of {folder} has no file locks ({error.strerror}); "
+                    "set data.cache_dir to a folder on a local disk"
+                ) from error
+            raise
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def _remove_stale(folder: Path, wanted: Mapping[CacheKey, Sequence[ModelRef]]) -> None:
+    """Remove what other contents of these categories left, and the unfinished files of builders that died.
+
+    A process that has mapped a removed file keeps it until it ends.
+    """
+    current = {key.file_name for key in wanted}
+    families = tuple(key.family for key in wanted)
+    for path in folder.iterdir():
+        is_cache = path.suffix == ".cache" and path.name.startswith(families) and path.name not in current
+        if is_cache or (path.suffix == ".tmp" and ".cache." in path.name):
+            path.unlink(missing_ok=True)
+
+
+def _build(root: Path, folder: Path, missing: Mapping[CacheKey, Sequence[ModelRef]], report: Report) -> None:
+    num_models = sum(len(refs) for refs in missing.values())
+    num_pictures = sum(key.num_views * len(refs) for key, refs in missing.items())
+    expected = _expected_bytes(root, missing)
+    free = shutil.disk_usage(folder).free
+    report(f"writing {_size(expected)} of decoded data to {folder}, {_size(free)} free")
+    if expected * _ROOM_TO_SPARE > free:
+        raise ValueError(
+            f"the cache needs {_size(expected)}, but the disk of {folder} has {_size(free)} free; "
+            "make room, or set data.cache_dir to another disk"
+        )
+    start = time.monotonic()
+    with (
+        _executor(num_pictures) as executor,
+        show_progress("decoding models", num_models, report) as advance,
+    ):
+        for key, refs in missing.items():
+            decode = partial(_decode, root, key)
+            decoded = _counted(_map_in_order(executor, decode, refs), advance)
+            write_cache(folder / key.file_name, key, [ref.model_id for ref in refs], decoded)
+    report(f"decoded {num_models:,} models in {time.monotonic() - start:.0f} s")
+
+
+def _decode(root: Path, key: CacheKey, ref: ModelRef) -> DecodedModel:
+    return decode_model(root, ref, key.voxel_resolution, key.num_views)
+
+
+def _expected_bytes(root: Path, missing: Mapping[CacheKey, Sequence[ModelRef]]) -> int:
+    """Estimate the caches' size from a few models of each category."""
+    total = 0.0
+    for key, refs in missing.items():
+        step = max(1, len(refs) * len(missing) // _NUM_ESTIMATE_MODELS)
+        chosen = refs[::step]
+        sizes = [len(_decode(root, key, ref).payload) for ref in chosen]
+        whole = [size for size in sizes if size]
+        # Where all of the chosen are broken, count the pictures uncompressed.
+        mean = sum(whole) / len(whole) if whole else whole_picture_bytes(key.num_views)
+        total += mean * len(refs)
+    return int(total)
+
+
+@contextmanager
+def _executor(num_pictures: int) -> Iterator[Executor]:
+    workers = _num_cores()
+    executor: Executor
+    if num_pictures < _MIN_PICTURES_FOR_PROCESSES or workers == 1:
+        executor = ThreadPoolExecutor(workers, thread_name_prefix="hvd_r2n2-decode")
+    else:
+        # Not forked: a rank may hold MPI, CUDA and threads.
+        executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone: a killed parent cannot say so."""
+    parent = parent_process()
+    if parent is not None:
+        sentinel = parent.sentinel
+        threading.Thread(target=lambda: (connection.wait([sentinel]), os._exit(1)), daemon=True).start()
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _map_in_order(
+    executor: Executor, decode: Callable[[ModelRef], DecodedModel], refs: Sequence[ModelRef]
+) -> Iterator[DecodedModel]:
+    """Decode ahead by a bounded number of models, so that a slow disk does not fill the memory."""
+    ahead: deque[Future[DecodedModel]] = deque()
+    for ref in refs:
+        ahead.append(executor.submit(decode, ref))
+        if len(ahead) > 4 * _num_cores():
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
+
+
+def _counted(models: Iterator[DecodedModel], advance: Callable[[int], None]) -> Iterator[DecodedModel]:
+    for model in models:
+        yield model
+        advance(1)
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

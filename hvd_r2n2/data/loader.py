@@ -1,0 +1,254 @@
+"""Batches of a data set, read ahead by background threads in an order that does not depend on them.
+
+Legend: V views, B batch (this rank's share), H×W×C the 137×137 RGBA picture, D voxels a side.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hvd_r2n2.config import DataConfig
+from hvd_r2n2.data.augment import AugmentationDraws, augment, centre_draws, draw_sample, stack_draws
+from hvd_r2n2.data.camera import IMAGE_SIZE
+from hvd_r2n2.data.dataset import Dataset
+from hvd_r2n2.data.decode import CHANNELS
+from hvd_r2n2.data.sampler import evaluation_chunks, global_batch, num_views_of_step, rank_slice
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rank's samples of one step, on the host.
+
+    `images_VBHWC` and `occupancy_BDDD` are uint8; `samples` are the names `synset/model`, `indices` (int64) their
+    positions in the data set; `draws` says how the views are to be cropped, flipped and coloured; `step` is the
+    training step, or the number of the chunk in evaluation.
+    """
+
+    images_VBHWC: torch.Tensor
+    occupancy_BDDD: torch.Tensor
+    samples: tuple[str, ...]
+    indices: torch.Tensor
+    draws: AugmentationDraws
+    step: int
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in page-locked memory, from which a GPU copies in the background."""
+        return Batch(
+            self.images_VBHWC.pin_memory(),
+            self.occupancy_BDDD.pin_memory(),
+            self.samples,
+            self.indices,
+            self.draws.pin_memory(),
+            self.step,
+        )
+
+
+class BatchStream(Iterator[Batch]):
+    """Batches in order, made ahead by threads; a context manager, to be closed when left early.
+
+    `wait_s` is how long the last batch was waited for. An error in a thread is raised where its batch is due.
+    """
+
+    def __init__(self, steps: Sequence[int], make: Callable[[int], Batch], num_threads: int, prefetch: int) -> None:
+        """Start making the batches of the first steps."""
+        self.wait_s = 0.0
+        self._steps = iter(steps)
+        self._remaining = len(steps)
+        self._make = make
+        self._closed = False
+        self._ahead: deque[Future[Batch]] = deque()
+        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="hvd_r2n2-loader")
+        for _ in range(prefetch):
+            self._submit()
+
+    def __len__(self) -> int:
+        """Return the number of batches still to come."""
+        return self._remaining
+
+    def __next__(self) -> Batch:
+        if self._closed and self._remaining:
+            raise ValueError("this stream of batches is closed")
+        if not self._ahead:
+            self.close()
+            raise StopIteration
+        start = time.perf_counter()
+        try:
+            batch = self._ahead.popleft().result()
+        except BaseException:
+            self.close()
+            raise
+        self.wait_s = time.perf_counter() - start
+        self._remaining -= 1
+        self._submit()
+        return batch
+
+    def close(self) -> None:
+        """Stop the threads and wait until they have ended, at most the time of one batch. May be called twice."""
+        self._closed = True
+        self._ahead.clear()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> "BatchStream":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _submit(self) -> None:
+        step = next(self._steps, None)
+        if step is not None:
+            self._ahead.append(self._executor.submit(self._make, step))
+
+
+def training_batches(
+    dataset: Dataset,
+    *,
+    indices: npt.NDArray[np.int64],
+    batch_size: int,
+    rank: int,
+    size: int,
+    seed: int,
+    min_views: int,
+    max_views: int,
+    start_step: int,
+    end_step: int,
+    config: DataConfig,
+    pin_for: torch.device | None = None,
+) -> BatchStream:
+    """Read this rank's batches of the steps start_step ... end_step - 1.
+
+    Position p = step·batch_size + i of the endless order is sample p mod N of the permutation of epoch p div N;
+    rank r reads the r-th of `size` equal parts of a step. So a step's global batch depends on the seed and the step
+    alone, for any number of ranks and threads, and a run resumes at a step by its number.
+
+    Args:
+        dataset: Where samples are read.
+        indices: The samples to train on, N of them.
+        batch_size: Samples a step over all ranks.
+        rank: This rank.
+        size: Number of ranks.
+        seed: Of order, number of views, choice of views and augmentation.
+        min_views: Fewest views of a step; the number is drawn for each step.
+        max_views: Most views of a step; the views of a sample are drawn with replacement, as in the original.
+        start_step: First step.
+        end_step: Step after the last.
+        config: Augmentation, threads and batches ahead.
+        pin_for: A CUDA device to hold page-locked memory for.
+
+    Raises:
+        ValueError: there is nothing to train on, or the batch does not divide among the ranks.
+    """
+    if len(indices) == 0:
+        raise ValueError("there are no samples to train on: the train part of the split is empty")
+    if not 1 <= min_views <= max_views:
+        raise ValueError(f"min_views {min_views} and max_views {max_views}: must be 1 <= min_views <= max_views")
+    part = rank_slice(batch_size, rank, size)
+
+    def make(step: int) -> Batch:
+        num_views = num_views_of_step(seed, step, min_views, max_views)
+        places = global_batch(len(indices), batch_size, seed, step)[part]
+        samples = [int(indices[place.position]) for place in places]
+        draws = [
+            draw_sample(
+                seed,
+                place.epoch,
+                sample,
+                num_views=num_views,
+                num_renderings=dataset.num_views,
+                random_crop=config.random_crop,
+                flip_probability=config.flip_probability,
+                background=config.background,
+            )
+            for place, sample in zip(places, samples, strict=True)
+        ]
+        batch = _read_batch(dataset, step, samples, [draw.views for draw in draws], stack_draws(draws))
+        return _pinned(batch, pin_for)
+
+    return BatchStream(range(start_step, end_step), make, config.loader_threads, config.prefetch_batches)
+
+
+def evaluation_batches(
+    dataset: Dataset,
+    indices: npt.NDArray[np.int64],
+    views: Sequence[int] | int,
+    batch_size: int,
+    rank: int,
+    size: int,
+    *,
+    num_threads: int = 2,
+    prefetch: int = 2,
+    pin_for: torch.device | None = None,
+) -> BatchStream:
+    """Read this rank's share of `indices`, each sample exactly once over all ranks, without padding.
+
+    Chunk c of `batch_size` samples goes to rank c mod size; the last may be shorter and a rank may get none. `views`
+    are the views of every sample, or their number, for the first ones. Pictures get the centre crop on grey 240.
+    """
+    chosen = tuple(range(views)) if isinstance(views, int) else tuple(views)
+    if not chosen:
+        raise ValueError("evaluation needs at least one view")
+    chunks = {chunk.start // batch_size: chunk for chunk in evaluation_chunks(len(indices), batch_size, rank, size)}
+
+    def make(step: int) -> Batch:
+        samples = [int(indices[position]) for position in chunks[step]]
+        draws = centre_draws(len(chosen), len(samples))
+        return _pinned(_read_batch(dataset, step, samples, [chosen] * len(samples), draws), pin_for)
+
+    return BatchStream(tuple(chunks), make, num_threads, prefetch)
+
+
+def prepare_batch(
+    batch: Batch, device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move a batch to the training device and augment it there.
+
+    Returns:
+        Pictures V×B×3×127×127 in [0, 1] of `dtype`, and the occupancy B×D×D×D uint8 (0 or 1), both on `device`.
+    """
+    images_VBHWC = batch.images_VBHWC.to(device, non_blocking=True)
+    occupancy_BDDD = batch.occupancy_BDDD.to(device, non_blocking=True)
+    return augment(images_VBHWC, batch.draws.to(device), dtype), occupancy_BDDD
+
+
+def _read_batch(
+    dataset: Dataset,
+    step: int,
+    samples: Sequence[int],
+    views: Sequence[Sequence[int]],
+    draws: AugmentationDraws,
+) -> Batch:
+    side = dataset.voxel_resolution
+    images_VBHWC = np.zeros((len(views[0]), len(samples), IMAGE_SIZE, IMAGE_SIZE, CHANNELS), dtype=np.uint8)
+    occupancy_BDDD = np.empty((len(samples), side, side, side), dtype=np.uint8)
+    for position, (sample, chosen) in enumerate(zip(samples, views, strict=True)):
+        try:
+            dataset.images(sample, chosen, out=images_VBHWC[:, position])
+            occupancy_BDDD[position] = dataset.occupancy(sample)
+        except Exception as error:
+            name = dataset.refs[sample] if 0 <= sample < len(dataset.refs) else sample
+            raise RuntimeError(f"reading sample {name} for step {step}: {error}") from error
+    return Batch(
+        torch.from_numpy(images_VBHWC),
+        torch.from_numpy(occupancy_BDDD),
+        tuple(str(dataset.refs[sample]) for sample in samples),
+        torch.tensor(list(samples), dtype=torch.int64),
+        draws,
+        step,
+    )
+
+
+def _pinned(batch: Batch, device: torch.device | None) -> Batch:
+    if device is None or device.type != "cuda":
+        return batch
+    # A new thread would otherwise make a context on the first GPU.
+    with torch.cuda.device(device):
+        return batch.pin_memory()

@@ -1,0 +1,133 @@
+"""The command `python -m hvd_r2n2.evaluate`: a checkpoint's IoU by category and number of views, and more."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from hvd_r2n2.comm import connect, run_door
+from hvd_r2n2.config import Config
+from hvd_r2n2.models.files import replacing
+from hvd_r2n2.training.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
+from hvd_r2n2.training.evaluation_run import EvaluationRequest, evaluate_checkpoint, load_network, run_directory
+from hvd_r2n2.training.setup import choose_device, open_data
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+_DESCRIPTION = """\
+Measure a trained network: IoU by category and number of views as in the paper (mean of categories and mean of
+samples), at thresholds 0.2 to 0.5 and at the one chosen on the validation part, average precision, cross-entropy
+and F-score at 1 %; beside them the IoU of the best constant prediction. Runs alone or on any number of ranks
+(mpirun, horovodrun, srun) with the same result."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Evaluate as the command line says; every rank calls it.
+
+    Raises:
+        ValueError, OSError: something asked for is not there or cannot be done.
+    """
+    options = _parser().parse_args(arguments)
+    checkpoint = read_checkpoint(find_checkpoint(options.checkpoint))
+    config = _configure(checkpoint.config, options)
+    json_path, csv_path = _output_paths(checkpoint, options)
+    comm = connect()
+    report = _say if comm.is_root else _say_nothing
+    device = choose_device(config.train, comm, report)
+    dataset = open_data(config, comm, report)
+    result = evaluate_checkpoint(
+        checkpoint,
+        load_network(checkpoint, device, _DTYPES[config.train.dtype]),
+        dataset,
+        EvaluationRequest(
+            num_views=tuple(dict.fromkeys(options.views)),
+            part=options.part,
+            threshold=options.threshold,
+            batch_size=config.evaluation.batch_size,
+            dtype=_DTYPES[config.train.dtype],
+            f_score=options.f_score,
+        ),
+        data=config.data.root or "built-in shapes",
+        comm=comm,
+        device=device,
+        report=report if comm.is_root else None,
+    )
+    if result is not None:
+        print(result.to_text(), flush=True)
+        for path, text in ((json_path, result.to_json()), (csv_path, result.to_csv())):
+            with replacing(path) as partial:
+                partial.write_text(text, encoding="utf-8")
+            _say(f"wrote {path}")
+    comm.barrier()   # rank 0 may still fail to write: none has succeeded before it has
+    comm.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hvd_r2n2.evaluate", description=_DESCRIPTION)
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="a run's directory (its best checkpoint is taken) or a checkpoint's")
+    add("--views", type=int, nargs="+", default=[1, 2, 3, 4, 5], metavar="V", help="numbers of views (1 2 3 4 5)")
+    add("--data", metavar="DIR", help="other data than the run's: a folder with ShapeNetRendering/ and ShapeNetVox32/")
+    add("--split", help="another split than the run's: r2n2, or a file like ShapeNet.json")
+    add("--categories", nargs="+", metavar="NAME", help="only these categories (default: the run's)")
+    add("--part", choices=("test", "validation"), default="test", help="which part is measured (test)")
+    add("--threshold", type=float, metavar="T", help="fix the threshold instead of choosing it on the validation part")
+    add("--json", type=Path, metavar="FILE", help="where to write JSON (evaluation.json in the run's directory)")
+    add("--csv", type=Path, metavar="FILE", help="where to write CSV (evaluation.csv in the run's directory)")
+    add("--batch-size", type=int, metavar="N", help="samples of one forward pass on one rank (the run's)")
+    add("--dtype", choices=tuple(_DTYPES), help="arithmetic (the run's)")
+    add("--device", choices=("auto", "cpu", "cuda"), help="where to compute (the run's)")
+    add("--no-f-score", dest="f_score", action="store_false", help="leave out the F-score, which takes the longest")
+    return parser
+
+
+def _configure(config: Config, options: argparse.Namespace) -> Config:
+    """Return the run's settings with what the command line replaces."""
+    data, train, evaluation = config.data, config.train, config.evaluation
+    if options.data is not None:
+        if not Path(options.data).is_dir():
+            raise ValueError(f"--data {options.data} is not a directory")
+        # What only spoke of the run's own data does not hold for others.
+        data = replace(
+            data, root=options.data, models_per_category=None, shapes_seed=None, skip_models=(), cache_dir=None
+        )
+    if options.split is not None:
+        data = replace(data, split=options.split)
+    if options.categories is not None:
+        data = replace(data, categories=tuple(options.categories))
+    if options.batch_size is not None:
+        evaluation = replace(evaluation, batch_size=options.batch_size)
+    if options.dtype is not None:
+        train = replace(train, dtype=options.dtype)
+    if options.device is not None:
+        train = replace(train, device=options.device)
+    return replace(config, data=data, train=train, evaluation=evaluation)
+
+
+def _output_paths(checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[Path, Path]:
+    """Return where JSON and CSV go; results on other data than the run's own get names of their own."""
+    directory = run_directory(checkpoint)
+    changed = (options.data and Path(options.data).resolve().name, options.split and Path(options.split).stem)
+    words = ["evaluation", *(word for word in changed if word), *(options.categories or ())]
+    stem = "-".join(words if options.part == "test" else [*words, options.part])
+    paths = (options.json or directory / f"{stem}.json", options.csv or directory / f"{stem}.csv")
+    for path in paths:
+        if path.is_dir() or not path.parent.is_dir():
+            reason = "is a directory" if path.is_dir() else f"cannot be written: there is no directory {path.parent}"
+            raise ValueError(f"{path} {reason}; choose a file with --json and --csv")
+    return paths
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _say_nothing(text: str) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    run_door("evaluate", main)

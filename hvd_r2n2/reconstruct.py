@@ -1,0 +1,100 @@
+"""The command `python -m hvd_r2n2.reconstruct`: pictures of one object into voxels, a mesh and a preview."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hvd_r2n2.comm import run_door
+from hvd_r2n2.models import ReconstructionNetwork, create_model, load_original_weights
+from hvd_r2n2.training.checkpoint import find_checkpoint, read_checkpoint
+from hvd_r2n2.training.evaluation_run import load_network, run_directory
+from hvd_r2n2.training.reconstruction import (
+    read_photographs,
+    recommended_threshold,
+    reconstruct,
+    write_reconstruction,
+)
+
+_DESCRIPTION = """\
+Reconstruct the shape of one object from one or more pictures of it. Pictures may have any size; the object must be
+cut out (transparent background) or stand before a plain background. Writes model.binvox, model.obj, model.glb and
+preview.png."""
+
+_ORIGINAL_NETWORK = "res3d-gru-3"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reconstruct as the command line says.
+
+    Raises:
+        ValueError, OSError: a picture or the checkpoint cannot be used, or the output not written.
+    """
+    options = _parser().parse_args(arguments)
+    if options.original_weights is not None:
+        # With the weights given apart, what stands in the checkpoint's place is the first picture.
+        paths, checkpoint_path = [Path(options.checkpoint), *options.pictures], None
+    else:
+        paths, checkpoint_path = options.pictures, Path(options.checkpoint)
+    if not paths:
+        raise ValueError("no pictures are given: name at least one after the checkpoint")
+    if options.threshold is not None and not 0 < options.threshold < 1:
+        raise ValueError(f"--threshold {options.threshold:g} must be between 0 and 1")
+    photographs = read_photographs(paths)
+    device = _device(options.device)
+    model, run = _network(checkpoint_path, options.original_weights, device)
+    if options.threshold is not None:
+        threshold, source = options.threshold, "given"
+    else:
+        threshold, source = recommended_threshold(run, len(photographs))
+    result = reconstruct(model, photographs, threshold=threshold, device=device)
+    written = write_reconstruction(result, options.out, options.mesh)
+    print(
+        f"{int(result.occupancy_XYZ.sum())} of {result.probability_XYZ.size} voxels are occupied at threshold "
+        f"{threshold:g} ({source}), from {len(photographs)} picture(s)"
+    )
+    for path in written:
+        print(f"wrote {path}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hvd_r2n2.reconstruct", description=_DESCRIPTION)
+    add = parser.add_argument
+    add("checkpoint", help="a run's directory (its best checkpoint is taken) or a checkpoint's")
+    add("pictures", nargs="*", type=Path, metavar="picture", help="pictures of one object, in the order they are seen")
+    add("--out", type=Path, required=True, metavar="DIR", help="directory for the results")
+    add("--threshold", type=float, metavar="T", help="occupancy probability (the run's evaluation.json, else 0.4)")
+    add("--mesh", choices=("blocky", "marching-cubes"), default="blocky", help="the voxels' faces, or a smooth surface")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    add(
+        "--original-weights",
+        type=Path,
+        metavar="FILE",
+        help="weights.npy of the 3D-R2N2 authors, instead of a checkpoint: then only pictures are named",
+    )
+    return parser
+
+
+def _device(requested: str) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if requested == "cuda" and not has_gpu:
+        raise ValueError("--device cuda, but no GPU is visible (use auto or cpu)")
+    return torch.device("cuda" if has_gpu and requested != "cpu" else "cpu")
+
+
+def _network(
+    checkpoint_path: Path | None, original_weights: Path | None, device: torch.device
+) -> tuple[ReconstructionNetwork, Path | None]:
+    """Return the network and the directory of the run that it comes from."""
+    if checkpoint_path is None:
+        assert original_weights is not None
+        model = create_model(_ORIGINAL_NETWORK)
+        load_original_weights(model, original_weights)
+        return model.to(device).eval(), None
+    checkpoint = read_checkpoint(find_checkpoint(checkpoint_path))
+    return load_network(checkpoint, device), run_directory(checkpoint)
+
+
+if __name__ == "__main__":
+    run_door("reconstruct", main)

@@ -1,0 +1,63 @@
+"""`python -m hvd_r2n2.train`: train a network, alone or as one of many ranks."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from hvd_r2n2.comm import connect, run_door
+from hvd_r2n2.config import Config, load_config
+from hvd_r2n2.training.run import train
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    arguments = _parser().parse_args()
+    if arguments.resume and arguments.out is None:
+        raise ValueError("--resume: needs --out DIR, the run to go on with")
+    config = _config(arguments)
+    communicator = connect()
+    out = communicator.broadcast_object(arguments.out or _new_folder(arguments.config))
+    train(config, out, communicator, resume=arguments.resume)
+    communicator.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m hvd_r2n2.train",
+        description="Train a network. Without --config: the built-in recipe, on built-in shapes. Several ranks: "
+        "horovodrun -np 2 python -m hvd_r2n2.train …, or mpirun -np 2 …",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings (YAML), such as configs/demo.yaml")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="overrides",
+        help="change one setting, such as train.steps=500; may be given many times",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: a new one under runs/)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the newest whole checkpoint in --out, if there is one; settings come from the run unless "
+        "--config is given",
+    )
+    return parser
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    path = arguments.config
+    if path is None and arguments.resume and (arguments.out / "config.yaml").exists():
+        path = arguments.out / "config.yaml"
+    return load_config(path, arguments.overrides)
+
+
+def _new_folder(config: Path | None) -> Path:
+    return Path("runs") / f"{config.stem if config else 'built-in'}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+if __name__ == "__main__":
+    run_door("hvd_r2n2.train", main)

@@ -1,0 +1,257 @@
+"""Checkpoints: written whole or not at all, checked by sum, and never unpickled.
+
+checkpoints/step-00000100/   model.safetensors   every weight, by name
+                             optimizer.safetensors   its state, by weight and key
+                             state.json          step, samples seen, best so far, versions
+                             config.yaml         the resolved settings
+                             manifest.json       size and SHA-256 of each of these; written last
+checkpoints/last -> step-…   the newest
+checkpoints/best -> step-…   the best on the validation part
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from hvd_r2n2.config import Config, load_config, to_yaml
+from hvd_r2n2.models import ReconstructionNetwork, load_weights, save_weights
+
+_STEP_FOLDER = re.compile(r"step-(\d{8,})")
+_FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.yaml")
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a run stands, besides weights and optimizer. All random numbers follow from seed and step."""
+
+    step: int
+    """Optimizer steps done."""
+    samples_seen: int
+    """Position in the stream of training samples: step times global batch size."""
+    train_seconds: float
+    """Time spent training, over all resumptions."""
+    best_iou: float | None = None
+    """Best validation IoU so far."""
+    best_step: int | None = None
+    """The step it was reached at."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk."""
+
+    path: Path
+    """Its folder."""
+    config: Config
+    """The settings it was trained with."""
+    state: TrainingState
+    """Where the run stood."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.state.step
+
+    @property
+    def weights_path(self) -> Path:
+        """The weights' file."""
+        return self.path / "model.safetensors"
+
+
+def write_checkpoint(
+    folder: Path,
+    model: ReconstructionNetwork,
+    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+    config: Config,
+    is_best: bool,
+) -> Path:
+    """Write `folder`/step-N, point `last` (and `best`) at it, and drop what need not be kept; rank 0 only.
+
+    The files are written under another name, synced and renamed, so that no crash leaves half a checkpoint
+    under a name that is looked for.
+
+    Raises:
+        OSError: no room or no permission; what was there before is untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step-{state.step:08d}"
+    partial = folder / f".partial-{target.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        save_weights(model, partial / "model.safetensors")
+        save_file(_optimizer_tensors(model, optimizer), partial / "optimizer.safetensors")
+        (partial / "state.json").write_text(json.dumps(asdict(state), indent=1) + "\n")
+        (partial / "config.yaml").write_text(to_yaml(config))
+        sums = {name: {"bytes": (partial / name).stat().st_size, "sha256": _sha256(partial / name)} for name in _FILES}
+        (partial / "manifest.json").write_text(json.dumps(sums, indent=1) + "\n")
+        for name in (*_FILES, "manifest.json"):
+            _sync(partial / name)
+        _sync(partial)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(f"{target}: the checkpoint could not be written ({error}); earlier ones are untouched") from error
+    _replace(partial, target)
+    _point(folder / "last", target.name)
+    if is_best:
+        _point(folder / "best", target.name)
+    _drop_old(folder, config.checkpoint.keep_last)
+    return target
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Check a checkpoint's folder against its sums and read what it says about itself.
+
+    Raises:
+        ValueError: it is not a checkpoint, not whole, or damaged; says which file.
+    """
+    manifest = _read_json(path / "manifest.json", f"{path} is not a checkpoint")
+    if set(manifest) != set(_FILES):
+        raise ValueError(f"{path}/manifest.json: {', '.join(_FILES)} are needed, it lists {', '.join(manifest)}")
+    for name, entry in manifest.items():
+        file = path / name
+        size = file.stat().st_size if file.is_file() else None
+        if size is None or not isinstance(entry, dict) or size != entry.get("bytes"):
+            raise ValueError(f"{file}: damaged (missing, or not of the size that manifest.json says)")
+        if _sha256(file) != entry.get("sha256"):
+            raise ValueError(f"{file}: damaged (its SHA-256 is not what manifest.json says)")
+    values = _read_json(path / "state.json", f"{path} is damaged")
+    try:
+        state = TrainingState(**values)
+    except TypeError as error:
+        raise ValueError(f"{path}/state.json: written by another version of hvd_r2n2 ({error})") from None
+    return Checkpoint(path, load_config(path / "config.yaml"), state)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint that a user means: a checkpoint's own folder, or a run's best, else its last.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if (path / "manifest.json").is_file():
+        return path.resolve()
+    for name in ("best", "last"):
+        if (path / "checkpoints" / name / "manifest.json").is_file():
+            return (path / "checkpoints" / name).resolve()
+    raise ValueError(
+        f"{path}: neither a checkpoint (a folder with manifest.json) nor a run with one in checkpoints/"
+        + ("" if path.exists() else "; it does not exist")
+    )
+
+
+def find_newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """Return the newest whole checkpoint in `folder`, None if there is none; `warn` hears of damaged ones passed over.
+
+    Raises:
+        ValueError: there are some, and none is whole.
+    """
+    found = sorted((p for p in folder.glob("step-*") if _STEP_FOLDER.fullmatch(p.name)), reverse=True)
+    for path in found:
+        try:
+            return read_checkpoint(path)
+        except ValueError as error:
+            warn(f"{error}; trying the one before")
+    if found:
+        raise ValueError(f"{folder}: none of the {len(found)} checkpoints is whole; start anew with another --out")
+    return None
+
+
+def restore(checkpoint: Checkpoint, model: ReconstructionNetwork, optimizer: torch.optim.Optimizer) -> None:
+    """Load weights and optimizer state into `model` and `optimizer`; every rank does it from the file.
+
+    Raises:
+        ValueError: the file does not fit the model or the optimizer.
+    """
+    load_weights(model, checkpoint.weights_path)
+    path = checkpoint.path / "optimizer.safetensors"
+    tensors = load_file(path)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for number, parameter in enumerate(parameters):
+        prefix = names[id(parameter)] + ":"
+        state[number] = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+        for key, value in state[number].items():
+            if value.ndim and value.shape != parameter.shape:
+                raise ValueError(f"{path}: {prefix}{key} has shape {list(value.shape)}, {list(parameter.shape)} needed")
+    if len(tensors) != sum(map(len, state.values())):
+        raise ValueError(f"{path}: holds state of weights that this network does not have")
+    # load_state_dict keeps the saved type of `step` and puts each tensor on its parameter's device.
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}:{key}": value.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _replace(partial: Path, target: Path) -> None:
+    if target.exists():  # a damaged one of the same step, which resumption passed over
+        aside = target.with_name(f".partial-old-{target.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)
+    partial.rename(target)
+    _sync(target.parent)
+
+
+def _point(link: Path, target: str) -> None:
+    """Make `link` point at `target` in one step: it never points nowhere."""
+    temporary = link.with_name(f".partial-{link.name}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+    _sync(link.parent)
+
+
+def _drop_old(folder: Path, keep_last: int) -> None:
+    steps = sorted(p for p in folder.glob("step-*") if _STEP_FOLDER.fullmatch(p.name))
+    kept = {*steps[-keep_last:], (folder / "best").resolve(), (folder / "last").resolve()}
+    for path in [*(p for p in steps if p not in kept and p.resolve() not in kept), *folder.glob(".partial-*")]:
+        if path.is_dir() and not path.is_symlink():
+            # Renamed first: half-deleted, it must not be taken for a checkpoint.
+            doomed = path.with_name(f".partial-old-{path.name.removeprefix('.partial-')}")
+            path.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{otherwise}: {path.name} cannot be read ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{otherwise}: {path.name} is not a JSON object")
+    return values

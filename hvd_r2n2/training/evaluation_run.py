@@ -1,0 +1,160 @@
+"""A checkpoint's whole evaluation: each number of views, its threshold, the constant baseline."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from hvd_r2n2.comm import Communicator
+from hvd_r2n2.data.dataset import Dataset
+from hvd_r2n2.models import ReconstructionNetwork, load_weights
+from hvd_r2n2.training.checkpoint import Checkpoint
+from hvd_r2n2.training.evaluation import (
+    CANDIDATE_THRESHOLDS,
+    RELEASED_THRESHOLD,
+    choose_threshold,
+    constant_prediction_iou,
+    evaluate,
+)
+from hvd_r2n2.training.evaluation_report import EvaluatedThreshold, EvaluationReport
+from hvd_r2n2.training.metrics import require_f_score_libraries
+from hvd_r2n2.training.setup import build_model
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What is to be measured."""
+
+    num_views: tuple[int, ...]
+    part: Literal["test", "validation"]
+    threshold: float | None
+    """None chooses one on the validation part, for each number of views."""
+    batch_size: int
+    dtype: torch.dtype
+    f_score: bool
+
+    def check(self, dataset: Dataset) -> None:
+        """Raise a ValueError for what cannot be measured on these data, before any time is spent."""
+        if not self.num_views:
+            raise ValueError("at least one number of views is needed")
+        for num_views in self.num_views:
+            if not 1 <= num_views <= dataset.num_views:
+                raise ValueError(f"{num_views} views cannot be evaluated: each sample has {dataset.num_views} pictures")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise ValueError(f"threshold {self.threshold:g} must be between 0 and 1")
+        if self.batch_size < 1:
+            raise ValueError(f"batch size {self.batch_size} must be at least 1")
+        if len(dataset.validation if self.part == "validation" else dataset.test) == 0:
+            raise ValueError(f"the {self.part} part of split {dataset.split_name} is empty: choose another --part")
+        if self.f_score:
+            require_f_score_libraries()
+
+
+def run_directory(checkpoint: Checkpoint) -> Path:
+    """Return the directory of the run that a checkpoint is of, or its own where it lies apart from its run."""
+    folder = checkpoint.path.parent
+    return folder.parent if folder.name == "checkpoints" else checkpoint.path
+
+
+def load_network(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32
+) -> ReconstructionNetwork:
+    """Return a checkpoint's network with its weights, on the device and in evaluation mode.
+
+    `dtype` bfloat16 leaves the weights in float32: it is autocast.
+
+    Raises:
+        ValueError: the weights do not fit the configuration beside them.
+    """
+    # The file that training started from is not needed any more, and may be gone.
+    model = build_model(replace(checkpoint.config.model, weights=None), seed=0)
+    load_weights(model, checkpoint.weights_path)
+    return model.to(device=device, dtype=torch.float32 if dtype == torch.bfloat16 else dtype).eval()
+
+
+def evaluate_checkpoint(
+    checkpoint: Checkpoint,
+    model: ReconstructionNetwork,
+    dataset: Dataset,
+    request: EvaluationRequest,
+    *,
+    data: str,
+    comm: Communicator,
+    device: torch.device,
+    report: Report | None,
+) -> EvaluationReport | None:
+    """Measure everything that was asked; every rank must call it, rank 0 gets the report and the others None.
+
+    `data` says for people where the data are.
+
+    Raises:
+        ValueError: what was asked cannot be measured on these data.
+    """
+    request.check(dataset)
+    indices = dataset.validation if request.part == "validation" else dataset.test
+    results, thresholds = [], []
+    for num_views in request.num_views:
+        threshold = _threshold(model, dataset, request, num_views, comm, device, report)
+        result = evaluate(
+            model,
+            dataset,
+            indices,
+            num_views=num_views,
+            thresholds=(*CANDIDATE_THRESHOLDS, threshold.value),
+            comm=comm,
+            device=device,
+            dtype=request.dtype,
+            batch_size=request.batch_size,
+            f_score=request.f_score,
+            f_score_threshold=threshold.value,
+            report=report,
+        )
+        results.append(result)
+        thresholds.append(threshold)
+    if not comm.is_root:
+        return None
+    has_training_part = len(dataset.train) > 0
+    return EvaluationReport(
+        checkpoint=str(checkpoint.path),
+        step=checkpoint.step,
+        network=f"{checkpoint.config.model.name}, width {checkpoint.config.model.width:g}",
+        data=data,
+        split=dataset.split_name,
+        part=request.part,
+        dtype=str(request.dtype).removeprefix("torch."),
+        results=tuple(results),
+        thresholds=tuple(thresholds),
+        constant_prediction=constant_prediction_iou(dataset, dataset.train, indices) if has_training_part else None,
+    )
+
+
+def _threshold(
+    model: ReconstructionNetwork,
+    dataset: Dataset,
+    request: EvaluationRequest,
+    num_views: int,
+    comm: Communicator,
+    device: torch.device,
+    report: Report | None,
+) -> EvaluatedThreshold:
+    if request.threshold is not None:
+        return EvaluatedThreshold(request.threshold, "given")
+    if len(dataset.validation) == 0:
+        return EvaluatedThreshold(RELEASED_THRESHOLD, "the released code's, as there is no validation part")
+    validated = evaluate(
+        model,
+        dataset,
+        dataset.validation,
+        num_views=num_views,
+        thresholds=CANDIDATE_THRESHOLDS,
+        comm=comm,
+        device=device,
+        dtype=request.dtype,
+        batch_size=request.batch_size,
+        report=report,
+    )
+    return EvaluatedThreshold(choose_threshold(validated), "chosen on the validation part, for each number of views")

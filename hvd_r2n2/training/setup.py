@@ -1,0 +1,81 @@
+"""What every command needs before it starts: device, data, model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from hvd_r2n2.comm import Communicator, choose_devices, gather_places, share_of_cores
+from hvd_r2n2.config import Config, DataConfig, ModelConfig, TrainConfig
+from hvd_r2n2.data.dataset import Dataset, open_dataset
+from hvd_r2n2.data.shapes import write_shapes
+from hvd_r2n2.models import ReconstructionNetwork, create_model, load_original_weights, load_weights
+
+DEFAULT_MODELS_PER_CATEGORY = 40
+
+
+def choose_device(config: TrainConfig, communicator: Communicator, report: Callable[[str], None]) -> torch.device:
+    """Return this rank's device, give it its share of the cores, and report where every rank is; all ranks call it."""
+    places = gather_places(communicator)
+    place = places[communicator.rank]
+    device = choose_devices(config.device, place, places)[0]
+    torch.set_num_threads(config.cpu_threads or share_of_cores(place, places))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    described = communicator.all_gather_object(
+        f"rank {place.rank} on {place.host}: {device}, {torch.get_num_threads()} thread(s)"
+    )
+    for text in described:
+        report(text)
+    return device
+
+
+def build_model(config: ModelConfig, seed: int) -> ReconstructionNetwork:
+    """Return the network on the CPU, with fresh weights or those of `model.weights`.
+
+    Raises:
+        ValueError: the weights' file does not fit.
+        OSError: it cannot be read.
+    """
+    model = create_model(
+        config.name,
+        preset=config.preset,
+        width=config.width,
+        voxel_resolution=config.voxel_resolution,
+        form=config.form,
+        seed=seed,
+    )
+    if config.weights is not None:
+        load = load_original_weights if config.weights.endswith(".npy") else load_weights
+        load(model, Path(config.weights))
+    return model
+
+
+def open_data(config: Config, communicator: Communicator, report: Callable[[str], None]) -> Dataset:
+    """Return the data, after making the built-in shapes or the cache where they are missing.
+
+    Every rank calls it; on each host one rank does the work and the others wait for it at a file lock.
+
+    Raises:
+        ValueError: something is missing or broken; says all of it.
+    """
+    if config.data.root is None:
+        root = built_in_root(config.data)
+        write_shapes(
+            root,
+            config.data.models_per_category or DEFAULT_MODELS_PER_CATEGORY,
+            categories=config.data.categories,
+            seed=config.data.shapes_seed or 0,
+            resolution=config.model.voxel_resolution,
+        )
+    else:
+        root = Path(config.data.root)
+    return open_dataset(config.data, root, config.model.voxel_resolution, report)
+
+
+def built_in_root(config: DataConfig) -> Path:
+    """Return the folder of the built-in shapes: data/ under the working directory, one for each setting."""
+    count = config.models_per_category or DEFAULT_MODELS_PER_CATEGORY
+    return Path("data") / f"shapes-{count}-seed-{config.shapes_seed or 0}"

@@ -1,0 +1,106 @@
+"""What all tests share: real launchers, real data where it is at hand, and a watch for what a test leaves behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+Launcher = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """A few real ShapeNet models, the official split and real meshes, beside the checkout."""
+    path = REPOSITORY.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("the real sample data (../shared/data) is not beside this checkout")
+    return path
+
+
+def launch_environment() -> dict[str, str]:
+    """Return the environment for a launcher: this Python first on PATH, and what Open MPI asks of root."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_"))}
+    environment["PATH"] = f"{BIN}{os.pathsep}{environment['PATH']}"
+    environment["OMP_NUM_THREADS"] = "1"
+    environment["PYTHONUNBUFFERED"] = "1"
+    environment["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] = "60"
+    if os.geteuid() == 0:
+        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return environment
+
+
+def run_command(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    timeout_s: float = 240,
+    environment: dict[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command, its output captured as text; its whole process group dies with the time limit."""
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=launch_environment() | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        out, err = process.communicate()
+        pytest.fail(f"{command} did not end within {timeout_s:g} s\n{out}\n{err}")
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def python() -> Launcher:
+    """Run this Python with arguments: python("-m", "hvd_r2n2.train", …)."""
+    return lambda *arguments, **kw: run_command([sys.executable, *arguments], **kw)
+
+
+@pytest.fixture(scope="session")
+def mpirun() -> Launcher:
+    """Run this Python on N ranks under mpirun: mpirun(2, "-m", "hvd_r2n2.train", …)."""
+    _require("mpirun")
+    return lambda ranks, *arguments, **kw: run_command(
+        [BIN / "mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(ranks), sys.executable, *arguments], **kw
+    )
+
+
+@pytest.fixture(scope="session")
+def horovodrun() -> Launcher:
+    """Run this Python on N ranks under horovodrun: horovodrun(2, "-m", …), with options=("--gloo",) and so on."""
+    _require("horovodrun")
+    return lambda ranks, *arguments, options=(), **kw: run_command(
+        [BIN / "horovodrun", *options, "-np", str(ranks), sys.executable, *arguments], **kw
+    )
+
+
+def _require(program: str) -> None:
+    if not (BIN / program).exists():
+        pytest.skip(f"{program} is not installed beside {sys.executable} (scripts/setup.sh installs it)")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Fail a test that leaves threads, environment variables or another default dtype behind."""
+    environment, threads, dtype = dict(os.environ), set(threading.enumerate()), torch.get_default_dtype()
+    yield
+    left = [thread.name for thread in threading.enumerate() if thread not in threads and not thread.daemon]
+    changed = {name for name in {*environment, *os.environ} if environment.get(name) != os.environ.get(name)}
+    assert not left, f"threads left behind: {left}"
+    assert not changed - {"PYTEST_CURRENT_TEST"}, f"environment changed: {changed}"
+    assert torch.get_default_dtype() == dtype, "default dtype changed"

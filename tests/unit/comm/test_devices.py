@@ -1,0 +1,85 @@
+"""Which cores and GPUs each rank gets, for the hosts there are in the world."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hvd_r2n2.comm import RankPlace, choose_devices, share_of_cores
+
+
+def places(
+    ranks: int,
+    *,
+    gpus: int = 0,
+    visible: list[str | None] | None = None,
+    cores: list[tuple[int, ...]] | None = None,
+    ranks_per_host: int | None = None,
+) -> list[RankPlace]:
+    per_host = ranks_per_host or ranks
+    return [
+        RankPlace(
+            rank=rank,
+            host=f"node{rank // per_host}",
+            local_rank=rank % per_host,
+            local_size=per_host,
+            cores=cores[rank] if cores else tuple(range(8)),
+            num_gpus=gpus,
+            visible_gpus=visible[rank] if visible else None,
+        )
+        for rank in range(ranks)
+    ]
+
+
+def names(requested: str, every: list[RankPlace], per_rank: int) -> list[list[str]]:
+    return [[str(device) for device in choose_devices(requested, place, every, per_rank)] for place in every]
+
+
+def test_ranks_that_may_run_on_the_same_cores_share_them() -> None:
+    every = places(3)
+    assert [share_of_cores(place, every) for place in every] == [2, 2, 2]
+
+
+def test_rank_bound_to_its_own_cores_uses_them_all() -> None:
+    every = places(2, cores=[(0, 1, 2), (3, 4, 5)])
+    assert [share_of_cores(place, every) for place in every] == [3, 3]
+
+
+def test_ranks_of_another_host_do_not_count() -> None:
+    every = places(4, ranks_per_host=2)
+    assert [share_of_cores(place, every) for place in every] == [4, 4, 4, 4]
+
+
+def test_there_is_always_one_thread() -> None:
+    every = places(20)
+    assert share_of_cores(every[0], every) == 1
+
+
+def test_gpus_of_a_host_go_round() -> None:
+    assert names("auto", places(2, gpus=4), 2) == [["cuda:0", "cuda:1"], ["cuda:2", "cuda:3"]]
+    assert names("auto", places(2, gpus=2), 1) == [["cuda:0"], ["cuda:1"]]
+    assert names("cuda", places(4, gpus=2, ranks_per_host=2), 1) == [["cuda:0"], ["cuda:1"], ["cuda:0"], ["cuda:1"]]
+
+
+def test_gpus_that_the_scheduler_gave_each_rank_are_its_own() -> None:
+    assert names("auto", places(2, gpus=2, visible=["0,1", "2,3"]), 2) == [["cuda:0", "cuda:1"]] * 2
+    assert names("auto", places(2, gpus=1, visible=["0", "1"]), 1) == [["cuda:0"], ["cuda:0"]]
+
+
+def test_rank_alone_with_one_gpu_has_both_halves_on_it() -> None:
+    assert names("auto", places(1, gpus=1), 2) == [["cuda:0", "cuda:0"]]
+
+
+def test_no_gpu_means_the_cpu_unless_one_is_demanded() -> None:
+    assert choose_devices("auto", places(1)[0], places(1)) == (torch.device("cpu"),)
+    assert choose_devices("cpu", places(1, gpus=2)[0], places(1, gpus=2)) == (torch.device("cpu"),)
+    with pytest.raises(ValueError, match="train.device=cuda, but rank 0 on node0 sees no GPU"):
+        choose_devices("cuda", places(1)[0], places(1))
+
+
+def test_gpus_that_do_not_go_round_are_an_error() -> None:
+    every = places(4, gpus=2)
+    with pytest.raises(ValueError, match=r"4 ranks of 1 device\(s\) need 4 GPUs, 2 are visible \(start 2 ranks"):
+        choose_devices("auto", every[0], every)
+    with pytest.raises(ValueError, match="need 8 GPUs"):
+        choose_devices("auto", every[0], every, 2)

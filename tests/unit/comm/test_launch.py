@@ -1,0 +1,58 @@
+"""Launch facts from the environments that launchers really make."""
+
+from __future__ import annotations
+
+import pytest
+
+from hvd_r2n2.comm import Launch, connect, launch_facts
+
+
+def test_plain_python_is_one_rank() -> None:
+    assert launch_facts({"PATH": "/bin"}) == Launch("python", 0, 1, 0, 1)
+
+
+def test_open_mpi() -> None:
+    names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+    environment = {f"OMPI_COMM_WORLD_{name}": value for name, value in zip(names, "3412", strict=True)}
+    assert launch_facts(environment) == Launch("mpirun", 3, 4, 1, 2)
+    assert launch_facts(environment).is_mpi
+
+
+def test_gloo_comes_before_a_surrounding_mpi() -> None:
+    environment = {
+        "HOROVOD_RANK": "1",
+        "HOROVOD_SIZE": "2",
+        "HOROVOD_LOCAL_RANK": "1",
+        "HOROVOD_LOCAL_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": "0",
+        "OMPI_COMM_WORLD_SIZE": "1",
+    }
+    launch = launch_facts(environment)
+    assert launch == Launch("horovodrun --gloo", 1, 2, 1, 2)
+    assert not launch.is_mpi
+
+
+def test_slurm_with_tasks_of_several_nodes() -> None:
+    environment = {
+        "PMIX_RANK": "5",
+        "SLURM_STEP_NUM_TASKS": "6",
+        "SLURM_LOCALID": "1",
+        "SLURM_STEP_TASKS_PER_NODE": "2(x3)",
+    }
+    assert launch_facts(environment) == Launch("srun", 5, 6, 1, 2)
+
+
+def test_contradicting_variables_are_refused() -> None:
+    environment = {"HOROVOD_RANK": "2", "HOROVOD_SIZE": "2", "HOROVOD_LOCAL_RANK": "0", "HOROVOD_LOCAL_SIZE": "1"}
+    with pytest.raises(ValueError, match="HOROVOD_RANK=2 does not fit HOROVOD_SIZE=2"):
+        launch_facts(environment)
+    with pytest.raises(ValueError, match="HOROVOD_RANK='x'"):
+        launch_facts(environment | {"HOROVOD_RANK": "x"})
+
+
+def test_process_on_its_own_connects_to_nobody() -> None:
+    communicator = connect()
+    assert (communicator.rank, communicator.size, communicator.is_root) == (0, 1, True)
+    assert communicator.all_gather_object("x") == ["x"]
+    assert communicator.broadcast_object("y") == "y"
+    communicator.close()

@@ -1,0 +1,80 @@
+"""The fast form equals the form written as the paper reads: outputs and every gradient, in float64."""
+
+import pytest
+import torch
+from torch import nn
+
+from hvd_r2n2.models import NETWORKS, create_model, voxel_cross_entropy
+from hvd_r2n2.models.layers import add_unpooled_, conv_of_unpooled, unpool
+
+TOLERANCE = 1e-10
+
+
+def outputs_and_gradients(
+    name: str, form: str, num_views: int, **settings: object
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    model = create_model(name, form=form, **settings).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # biases all alike would hide some that are swapped
+        for parameter_name, parameter in model.named_parameters():
+            if parameter_name.endswith("bias"):
+                parameter.normal_(0, 0.1, generator=generator)
+    images = torch.rand(num_views, 2, 3, 127, 127, dtype=torch.float64, generator=generator)
+    images.requires_grad_()
+    logits = model(images)
+    occupancy = torch.rand(2, *logits.shape[2:], generator=generator) < 0.3
+    (1000 * voxel_cross_entropy(logits, occupancy)).backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert images.grad is not None
+    return logits.detach(), gradients | {"images": images.grad}
+
+
+def assert_forms_agree(name: str, num_views: int, **settings: object) -> None:
+    fast_logits, fast = outputs_and_gradients(name, "fast", num_views, **settings)
+    plain_logits, plain = outputs_and_gradients(name, "plain", num_views, **settings)
+    assert (fast_logits - plain_logits).abs().max() < TOLERANCE
+    assert fast.keys() == plain.keys()
+    for parameter in plain:
+        largest = plain[parameter].abs().max()
+        assert largest > 1e-6, f"the gradient of {parameter} says nothing"
+        difference = (fast[parameter] - plain[parameter]).abs().max()
+        assert difference < TOLERANCE * min(1.0, float(largest)), parameter
+
+
+@pytest.mark.parametrize("preset", ["released-code", "paper"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_forms_agree(name: str, preset: str) -> None:
+    assert_forms_agree(name, num_views=3, width=0.06, preset=preset)
+
+
+@pytest.mark.parametrize("name", ["3d-lstm-3", "res3d-gru-3"])
+def test_forms_agree_at_64(name: str) -> None:
+    assert_forms_agree(name, num_views=2, width=0.06, voxel_resolution=64)
+
+
+def test_unpool_puts_values_at_even_indices() -> None:
+    values = torch.arange(1.0, 9.0).reshape(1, 1, 2, 2, 2)
+    expected = torch.zeros(1, 1, 4, 4, 4)
+    for x in range(2):
+        for y in range(2):
+            for z in range(2):
+                expected[0, 0, 2 * x, 2 * y, 2 * z] = 1 + 4 * x + 2 * y + z
+    assert torch.equal(unpool(values), expected)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_transposed_convolution_is_convolution_of_unpooled(kernel_size: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv3d(3, 4, kernel_size, padding=kernel_size // 2).double()
+    inputs = torch.randn(2, 3, 4, 5, 3, dtype=torch.float64)
+    torch.testing.assert_close(
+        conv_of_unpooled(inputs, conv, fast=True), conv_of_unpooled(inputs, conv, fast=False), rtol=0, atol=1e-13
+    )
+
+
+def test_add_unpooled_has_the_right_gradients() -> None:
+    torch.manual_seed(0)
+    large = torch.randn(2, 3, 4, 4, 4, dtype=torch.float64, requires_grad=True)
+    small = torch.randn(2, 3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(add_unpooled_(large.clone(), small), large + unpool(small))
+    assert torch.autograd.gradcheck(lambda a, b: add_unpooled_(a.clone(), b).square(), (large, small))

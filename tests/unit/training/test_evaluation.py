@@ -1,0 +1,251 @@
+import csv
+import io
+import json
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from tiny_data import write_tiny_data
+from torch import Tensor, nn
+
+from hvd_r2n2.comm import Alone, Communicator
+from hvd_r2n2.config import DataConfig
+from hvd_r2n2.data.augment import centre_crop
+from hvd_r2n2.data.dataset import Dataset, open_dataset
+from hvd_r2n2.training.evaluation import (
+    CANDIDATE_THRESHOLDS,
+    EvaluationResult,
+    SampleRecord,
+    choose_threshold,
+    constant_prediction_iou,
+    evaluate,
+)
+from hvd_r2n2.training.evaluation_report import EvaluatedThreshold, EvaluationReport
+
+T = TypeVar("T")
+RESOLUTION = 8
+CPU = torch.device("cpu")
+
+
+class Blur(nn.Module):
+    """A network of no weights: the darker a part of the pictures, the more is there."""
+
+    def forward(self, images_VBCHW: Tensor) -> Tensor:
+        assert not self.training
+        brightness_BDD = nn.functional.adaptive_avg_pool2d(images_VBCHW.mean(dim=(0, 2)), RESOLUTION)
+        score_BDDD = (0.9 - brightness_BDD)[..., None] * torch.linspace(1, 8, RESOLUTION, dtype=images_VBCHW.dtype)
+        return torch.stack((torch.zeros_like(score_BDDD), score_BDDD), dim=1)
+
+
+class ThreadRank(Alone):
+    """One of several ranks that are threads of this process; gathering is all that evaluation needs."""
+
+    def __init__(self, rank: int, size: int, shelf: dict[int, Any], meeting: threading.Barrier) -> None:
+        super().__init__()
+        self.rank = self.local_rank = rank
+        self.size = self.local_size = size
+        self._shelf, self._meeting = shelf, meeting
+
+    def all_gather_object(self, value: T) -> list[T]:
+        self._shelf[self.rank] = value
+        self._meeting.wait(timeout=60)
+        return [self._shelf[rank] for rank in range(self.size)]
+
+
+def on_ranks(size: int, job: Callable[[Communicator], T]) -> list[T]:
+    shelf: dict[int, Any] = {}
+    meeting = threading.Barrier(size)
+    results: dict[int, T] = {}
+
+    def run(rank: int) -> None:
+        results[rank] = job(ThreadRank(rank, size, shelf, meeting))
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == size, "a rank failed; its exception is among the warnings"
+    return [results[rank] for rank in range(size)]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    root = tmp_path_factory.mktemp("tiny")
+    write_tiny_data(root, 11, resolution=RESOLUTION, num_views=3)   # 33 models, 9 of them for the test
+    return open_dataset(DataConfig(root=str(root)), root, RESOLUTION, lambda text: None, num_views=3)
+
+
+def evaluate_toy(dataset: Dataset, comm: Communicator, **options: Any) -> EvaluationResult:
+    settings: dict[str, Any] = {"num_views": 2, "thresholds": (0.4, 0.5, 0.8), "batch_size": 4, "device": CPU} | options
+    return evaluate(Blur(), dataset, dataset.test, comm=comm, **settings)
+
+
+def test_every_figure_equals_one_computed_sample_by_sample(dataset: Dataset) -> None:
+    result = evaluate_toy(dataset, Alone(), dtype=torch.float64, f_score=True)
+    assert [record.index for record in result.records] == dataset.test.tolist()
+    ious: dict[str, list[float]] = {}
+    for record in result.records:
+        images = torch.from_numpy(dataset.images(record.index, [0, 1]))[:, None]
+        logits = Blur().eval()(centre_crop(images, dtype=torch.float64))[0].numpy()
+        odds = np.exp(logits[1] - logits[0])
+        probability, truth = odds / (1 + odds), dataset.occupancy(record.index) > 0
+        assert record.name == str(dataset.refs[record.index])
+        for position, threshold in enumerate((0.4, 0.5, 0.8)):
+            cut = probability > threshold
+            assert record.intersection[position] == (cut & truth).sum()
+            assert record.union[position] == (cut | truth).sum()
+        cut = probability > 0.4
+        ious.setdefault(record.category, []).append(float((cut & truth).sum() / (cut | truth).sum()))
+        entropy = -np.where(truth, np.log(probability), np.log1p(-probability)).mean()
+        assert record.cross_entropy == pytest.approx(entropy, rel=1e-12)
+        assert record.f_score is not None
+        assert 0 <= record.f_score <= 1
+    assert list(ious) == ["aeroplane", "chair", "table"]
+    everything = [iou for found in ious.values() for iou in found]
+    assert result.mean_of_samples().iou[0] == pytest.approx(np.mean(everything), rel=1e-12)
+    by_category = [np.mean(found) for found in ious.values()]
+    assert [means.iou[0] for means in result.by_category().values()] == pytest.approx(by_category, rel=1e-12)
+    assert result.mean_of_categories().iou[0] == pytest.approx(np.mean(by_category), rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_the_result_is_the_same_on_any_number_of_ranks(dataset: Dataset, size: int) -> None:
+    # 9 samples in batches of 2 are 5 chunks, the last one short; on 3 ranks the shares are uneven.
+    alone = evaluate_toy(dataset, Alone(), batch_size=2)
+    for result in on_ranks(size, lambda comm: evaluate_toy(dataset, comm, batch_size=2)):
+        assert result == alone
+
+
+def test_a_rank_without_any_sample_gets_the_result_too(dataset: Dataset) -> None:
+    alone = evaluate_toy(dataset, Alone(), batch_size=16)
+    assert on_ranks(2, lambda comm: evaluate_toy(dataset, comm, batch_size=16)) == [alone, alone]
+
+
+def test_the_mode_of_the_network_is_left_as_it_was(dataset: Dataset) -> None:
+    for training in (True, False):
+        model = Blur().train(training)
+        evaluate(model, dataset, dataset.test, num_views=1, comm=Alone(), device=CPU)
+        assert model.training is training
+
+
+def test_only_the_first_views_are_seen(dataset: Dataset) -> None:
+    one, three = evaluate_toy(dataset, Alone(), num_views=1), evaluate_toy(dataset, Alone(), num_views=3)
+    assert one.mean_of_samples() != three.mean_of_samples()
+    image = torch.from_numpy(dataset.images(int(dataset.test[0]), [0]))[:, None]
+    probability = torch.softmax(Blur().eval()(centre_crop(image)), dim=1)[0, 1].numpy()
+    truth = dataset.occupancy(int(dataset.test[0])) > 0
+    assert one.records[0].intersection[1] == ((probability > 0.5) & truth).sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_views": 4}, "4 views: the samples have 1 to 3"),
+        ({"num_views": 0}, "0 views"),
+        ({"thresholds": ()}, "at least one threshold"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(dataset: Dataset, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate_toy(dataset, Alone(), **options)
+
+
+def test_an_empty_part_is_refused(dataset: Dataset) -> None:
+    with pytest.raises(ValueError, match="no sample"):
+        evaluate(Blur(), dataset, dataset.test[:0], num_views=1, comm=Alone(), device=CPU)
+
+
+def _result(counts: dict[str, tuple[tuple[int, int], ...]], thresholds: tuple[float, ...]) -> EvaluationResult:
+    records = tuple(
+        SampleRecord(index, name, tuple(c[0] for c in pairs), tuple(c[1] for c in pairs), 0.5 + index, 0.25, None)
+        for index, (name, pairs) in enumerate(counts.items())
+    )
+    return EvaluationResult(2, thresholds, None, records)
+
+
+THREE = _result(
+    {
+        "03001627/a": ((1, 2), (3, 4)),
+        "03001627/b": ((1, 4), (1, 4)),
+        "02691156/c": ((0, 0), (0, 5)),
+    },
+    (0.3, 0.6),
+)
+
+
+def test_means_over_categories_weigh_each_category_once() -> None:
+    assert list(THREE.by_category()) == ["aeroplane", "chair"]
+    assert THREE.by_category()["chair"].iou == (0.375, 0.5)
+    assert THREE.by_category()["aeroplane"].iou == (1.0, 0.0)   # nothing there, nothing predicted: perfect
+    assert THREE.mean_of_samples().iou == pytest.approx((1.75 / 3, 1 / 3))
+    assert THREE.mean_of_categories().iou == (0.6875, 0.25)
+    assert THREE.mean_of_samples().cross_entropy == 1.5
+    assert THREE.mean_of_categories().cross_entropy == (1.0 + 2.5) / 2
+    assert THREE.mean_of_samples().f_score is None
+
+
+def test_the_threshold_chosen_is_the_best_and_the_lowest_of_equals() -> None:
+    assert choose_threshold(THREE) == 0.3
+    assert choose_threshold(_result({"03001627/a": ((1, 3), (1, 2), (1, 2))}, (0.2, 0.4, 0.6))) == 0.4
+    with pytest.raises(ValueError, match=r"threshold 0\.5, only at 0\.3, 0\.6"):
+        THREE.position_of(0.5)
+
+
+def test_the_constant_prediction_equals_a_search_by_brute_force(dataset: Dataset) -> None:
+    train = np.stack([dataset.occupancy(int(index)) > 0 for index in dataset.train])
+    test = np.stack([dataset.occupancy(int(index)) > 0 for index in dataset.test])
+    mean = train.mean(axis=0)
+    found = {}
+    for percent in range(1, 100):
+        cut = mean > percent / 100
+        found[percent / 100] = [float((cut & grid).sum() / (cut | grid).sum()) for grid in test]
+    best = max(found, key=lambda threshold: np.mean(found[threshold]))
+    constant = constant_prediction_iou(dataset, dataset.train, dataset.test)
+    assert constant.threshold == best
+    assert constant.iou_mean_of_samples == pytest.approx(np.mean(found[best]), rel=1e-12)
+    # Each category has three test samples, so both means agree.
+    assert constant.iou_mean_of_categories == pytest.approx(np.mean(found[best]), rel=1e-12)
+    with pytest.raises(ValueError, match="there are 0 and 9"):
+        constant_prediction_iou(dataset, dataset.train[:0], dataset.test)
+
+
+def test_a_report_has_every_figure_in_each_of_its_forms(dataset: Dataset) -> None:
+    thresholds = (*CANDIDATE_THRESHOLDS, 0.33)
+    results = tuple(
+        evaluate_toy(dataset, Alone(), num_views=views, thresholds=thresholds, f_score=True, f_score_threshold=cut)
+        for views, cut in ((1, 0.33), (3, 0.5))
+    )
+    report = EvaluationReport(
+        checkpoint="runs/x",
+        step=7,
+        network="toy",
+        data="here",
+        split="r2n2",
+        part="test",
+        dtype="float32",
+        results=results,
+        thresholds=(EvaluatedThreshold(0.33, "given"), EvaluatedThreshold(0.5, "chosen")),
+        constant_prediction=constant_prediction_iou(dataset, dataset.train, dataset.test),
+    )
+    content, rows = json.loads(report.to_json()), list(csv.DictReader(io.StringIO(report.to_csv())))
+    lines = report.to_text().splitlines()
+    assert len(rows) == 2 * (3 + 2)
+    chairs = [result.by_category()["chair"] for result in results]
+    at_cut = [chairs[0].iou[results[0].position_of(0.33)], chairs[1].iou[results[1].position_of(0.5)]]
+    assert [result["categories"]["chair"]["iou"] for result in content["results"]] == at_cut
+    assert [float(row["iou"]) for row in rows if row["category"] == "chair"] == pytest.approx(at_cut, abs=1e-6)
+    chair_line = next(line for line in lines if line.startswith("chair"))
+    assert chair_line.split() == ["chair", "3", *(f"{iou:.4f}" for iou in at_cut)]
+    assert next(line for line in lines if line.startswith("at threshold")).split()[2:] == ["0.33", "0.5"]
+    samples = results[1].mean_of_samples()
+    entry = content["results"][1]["mean_of_samples"]
+    assert entry["average_precision"] == samples.average_precision
+    assert entry["cross_entropy"] == samples.cross_entropy
+    assert entry["f_score_1_percent"] == samples.f_score
+    assert entry["iou_at"]["0.20"] == samples.iou[results[1].position_of(0.2)]
+    assert "test part of split r2n2, here: 9 samples" in report.to_text()
+    assert f"{content['constant_prediction']['iou_mean_of_samples']:.4f}" in report.to_text()
