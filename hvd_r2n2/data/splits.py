@@ -92,11 +92,11 @@ def read_split_file(path: Path) -> Split:
     return Split(path.name, train, validation, test)
 
 
-def _held_back(train: Sequence[ModelRef], fraction: float) -> list[ModelRef]:
+def _held_back(train: Sequence[ModelRef], fraction: float) -> set[ModelRef]:
     if fraction <= 0 or len(train) < 2:
-        return []
+        return set()
     count = min(max(1, int(fraction * len(train) + 0.5)), len(train) - 1)
-    return sorted(train, key=lambda ref: hashlib.sha256(str(ref).encode()).digest())[:count]
+    return set(sorted(train, key=lambda ref: hashlib.sha256(str(ref).encode()).digest())[:count])
 
 
 def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def test_rank_alone_with_one_gpu_has_both_halves_on_it() -> None:
 def test_no_gpu_means_the_cpu_unless_one_is_demanded() -> None:
     assert choose_devices("auto", places(1)[0], places(1)) == (torch.device("cpu"),)
     assert choose_devices("cpu", places(1, gpus=2)[0], places(1, gpus=2)) == (torch.device("cpu"),)
-    with pytest.raises(ValueError, match="train.device=cuda, but rank 0 on node0 sees no GPU"):
+    with pytest.raises(ValueError, match=r"train\.device=cuda, but rank 0 on node0 sees no GPU"):
         choose_devices("cuda", places(1)[0], places(1))
 
 

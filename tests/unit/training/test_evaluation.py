@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
-from tiny_data import write_tiny_data
 from torch import Tensor, nn
 
 from hvd_r2n2.comm import Alone, Communicator
@@ -24,6 +23,7 @@ from hvd_r2n2.training.evaluation import (
     evaluate,
 )
 from hvd_r2n2.training.evaluation_report import EvaluatedThreshold, EvaluationReport
+from tests.tiny_data import write_tiny_data
 
 T = TypeVar("T")
 RESOLUTION = 8

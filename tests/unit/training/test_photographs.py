@@ -17,8 +17,8 @@ def _box(picture: np.ndarray) -> tuple[int, int, int, int]:
     return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
 
 
-def _disc(size: tuple[int, int] = (400, 300), background: tuple[int, ...] = (255, 255, 255), mode: str = "RGB") -> Image.Image:
-    image = Image.new(mode, size, background)
+def _disc(background: tuple[int, ...] = (255, 255, 255), mode: str = "RGB") -> Image.Image:
+    image = Image.new(mode, (400, 300), background)
     ImageDraw.Draw(image).ellipse((30, 40, 129, 139), fill=(180, 20, 20, 255)[: len(background)])
     return image
 
@@ -149,7 +149,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "12,000 × 12,000": (lambda path: _png_of_size(path, 12_000, 12_000), "144000000 pixels, the limit is 64000000"),
     "60,000 × 60,000": (lambda path: _png_of_size(path, 60_000, 60_000), "too many pixels, the limit is 64000000"),
     "transparent": (lambda path: Image.new("RGBA", (90, 60)).save(path, "PNG"), "is wholly transparent"),
-    "one colour": (lambda path: Image.new("RGB", (90, 60), "white").save(path, "PNG"), "nothing but a plain background"),
+    "one colour": (lambda path: Image.new("RGB", (90, 60)).save(path, "PNG"), "nothing but a plain background"),
     "one pixel": (lambda path: Image.new("RGB", (1, 1)).save(path, "PNG"), "nothing but a plain background"),
     "clutter": (lambda path: _cluttered().save(path, "PNG"), "its background is not plain: .* transparent background"),
 }

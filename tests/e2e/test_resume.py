@@ -1,0 +1,145 @@
+"""A run that was killed and resumed ends bit-equal to one that was not."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Launcher
+from tests.short_runs import TRAIN, settings
+
+STEPS = 8
+FILES = ("model.safetensors", "optimizer.safetensors")
+
+# Runs the training command, but this process dies by SIGKILL when a certain function is called for the n-th time.
+DIES = """
+import importlib, os, signal, sys
+module, name, count, rank = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+sys.argv[1:5] = []
+owner = importlib.import_module(module)
+for part in name.split(".")[:-1]:
+    owner = getattr(owner, part)
+attribute = name.split(".")[-1]
+original, calls = getattr(owner, attribute), 0
+def replacement(*arguments, **keywords):
+    global calls
+    calls += 1
+    if calls == count and os.environ.get("OMPI_COMM_WORLD_RANK", "0") == rank:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments, **keywords)
+setattr(owner, attribute, replacement)
+from hvd_r2n2.comm import run_door
+from hvd_r2n2.train import main
+run_door("hvd_r2n2.train", main)
+"""
+
+
+def arguments(data: Path) -> list[str]:
+    return settings(
+        data, train__dtype="float32", train__steps=STEPS, checkpoint__every_steps=2, evaluation__every_steps=4
+    )
+
+
+def last_files(run: Path) -> dict[str, bytes]:
+    assert (run / "checkpoints" / "last").resolve().name == f"step-{STEPS:08d}"
+    return {name: (run / "checkpoints" / "last" / name).read_bytes() for name in FILES}
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(record["step"], record["train/loss"]) for record in records if "train/loss" in record]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, python: Launcher) -> Path:
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
+    done = python(*TRAIN, *arguments(tiny_data), "--set", "log.every_steps=1", "--out", run)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "count"),
+    [
+        ("hvd_r2n2.training.step", "TrainingStep.run", 6),  # between two checkpoints
+        ("hvd_r2n2.training.step", "TrainingStep.run", 1),  # before the first
+        ("hvd_r2n2.training.checkpoint", "save_file", 3),  # half of the files of the third are there
+        ("hvd_r2n2.training.checkpoint", "_sync", 16),  # all written, not renamed yet
+        ("hvd_r2n2.training.checkpoint", "_point", 4),  # renamed, but `last` still points at the one before
+        ("hvd_r2n2.training.checkpoint", "_drop_old", 4),
+    ],
+)
+def test_run_killed_and_resumed_ends_bit_equal(
+    module: str, function: str, count: int, uninterrupted: Path, tiny_data: Path, tmp_path: Path, python: Launcher
+) -> None:
+    run = tmp_path / "run"
+    more = (*arguments(tiny_data), "--set", "log.every_steps=1", "--out", run)
+    killed = python("-c", DIES, module, function, str(count), "0", *more)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (run / "summary.json").exists()
+    resumed = python(*TRAIN, "--resume", "--out", run)
+    assert resumed.returncode == 0, resumed.stderr
+    assert last_files(run) == last_files(uninterrupted)
+    assert losses(run) == losses(uninterrupted)
+    assert not list((run / "checkpoints").glob(".partial*"))
+
+
+def test_two_ranks_of_which_one_is_killed_end_bit_equal(tiny_data: Path, tmp_path: Path, mpirun: Launcher) -> None:
+    whole = mpirun(2, *TRAIN, *arguments(tiny_data), "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    run = tmp_path / "run"
+    dies = ("-c", DIES, "hvd_r2n2.training.step", "TrainingStep.run", "6", "1")
+    killed = mpirun(2, *dies, *arguments(tiny_data), "--out", run)
+    assert killed.returncode != 0
+    resumed = mpirun(2, *TRAIN, "--resume", "--out", run)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from step-00000004" in resumed.stdout
+    assert last_files(run) == last_files(tmp_path / "whole")
+
+
+def test_damaged_newest_checkpoint_is_passed_over(
+    uninterrupted: Path, tiny_data: Path, tmp_path: Path, python: Launcher
+) -> None:
+    run = tmp_path / "run"
+    first = python(
+        *TRAIN, *arguments(tiny_data), "--set", "train.steps=6", "--set", "optimizer.schedule=constant", "--out", run
+    )
+    assert first.returncode == 0, first.stderr
+    damaged = run / "checkpoints" / "step-00000006" / "model.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    resumed = python(*TRAIN, "--resume", "--out", run)
+    assert resumed.returncode == 0, resumed.stderr
+    assert (
+        f"warning: {damaged}: damaged (its SHA-256 is not what manifest.json says); trying the one before"
+        in resumed.stdout
+    )
+    assert "going on from step-00000004" in resumed.stdout
+
+
+def test_old_run_is_not_overwritten_without_resume(uninterrupted: Path, tiny_data: Path, python: Launcher) -> None:
+    before = last_files(uninterrupted)
+    done = python(*TRAIN, *arguments(tiny_data), "--out", uninterrupted)
+    assert done.returncode == 1
+    assert "holds a run already (go on with --resume, or choose another --out)" in done.stderr
+    assert last_files(uninterrupted) == before
+
+
+def test_resumed_run_may_not_become_another_one(uninterrupted: Path, python: Launcher) -> None:
+    done = python(
+        *TRAIN, "--resume", "--out", uninterrupted, "--set", "train.batch_size=12", "--set", "model.preset=paper"
+    )
+    assert done.returncode == 1
+    assert "train.batch_size: the run in" in done.stderr
+    assert "model.preset: the run in" in done.stderr
+
+
+def test_resume_of_an_empty_folder_starts_anew(tiny_data: Path, tmp_path: Path, python: Launcher) -> None:
+    few = ("--set", "train.steps=1")
+    done = python(*TRAIN, *arguments(tiny_data), *few, "--resume", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "step-00000001" / "manifest.json").exists()

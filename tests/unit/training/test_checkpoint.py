@@ -1,0 +1,148 @@
+"""Checkpoints: whole or not there, checked by sum, restored to the bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from hvd_r2n2.config import Config, load_config
+from hvd_r2n2.models import ReconstructionNetwork, create_model
+from hvd_r2n2.training import checkpoint as checkpoints
+from hvd_r2n2.training.checkpoint import (
+    TrainingState,
+    find_checkpoint,
+    find_newest,
+    read_checkpoint,
+    restore,
+    write_checkpoint,
+)
+from hvd_r2n2.training.consistency import parameter_digest
+from hvd_r2n2.training.optimizer import build_optimizer
+
+CONFIG = load_config(None, ["model.name=3d-gru-1", "model.width=0.03125", "checkpoint.keep_last=2"])
+
+
+def network(config: Config = CONFIG, seed: int = 0) -> tuple[ReconstructionNetwork, torch.optim.Optimizer]:
+    model = create_model(config.model.name, width=config.model.width, seed=seed)
+    return model, build_optimizer(config.optimizer, model)
+
+
+def move(model: ReconstructionNetwork, optimizer: torch.optim.Optimizer) -> None:
+    for number, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.full_like(parameter, 0.01 * (number + 1))
+    optimizer.step()
+
+
+def write(folder: Path, step: int, *, is_best: bool = False) -> tuple[ReconstructionNetwork, torch.optim.Optimizer]:
+    model, optimizer = network()
+    for _ in range(step):
+        move(model, optimizer)
+    write_checkpoint(folder, model, optimizer, TrainingState(step, step * 24, 1.5, 0.25, step), CONFIG, is_best)
+    return model, optimizer
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_weights_and_optimizer_come_back_to_the_bit(name: str, tmp_path: Path) -> None:
+    config = load_config(None, ["model.name=3d-gru-1", "model.width=0.03125", f"optimizer.name={name}"])
+    model, optimizer = network(config)
+    move(model, optimizer)
+    path = write_checkpoint(tmp_path, model, optimizer, TrainingState(1, 24, 2.0), config, False)
+    other, other_optimizer = network(config, seed=5)
+    checkpoint = read_checkpoint(path)
+    restore(checkpoint, other, other_optimizer)
+    assert parameter_digest(other, other_optimizer) == parameter_digest(model, optimizer)
+    assert checkpoint.config == config
+    assert checkpoint.state == TrainingState(1, 24, 2.0)
+    move(model, optimizer)
+    move(other, other_optimizer)
+    assert parameter_digest(other, other_optimizer) == parameter_digest(model, optimizer)
+
+
+def test_last_and_best_point_where_they_should_and_old_ones_go(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        write(tmp_path, step, is_best=step == 1)
+    assert {path.name for path in tmp_path.glob("step-*")} == {f"step-{step:08d}" for step in (1, 3, 4)}
+    assert (tmp_path / "last").readlink() == Path("step-00000004")
+    assert (tmp_path / "best").readlink() == Path("step-00000001")
+    assert not list(tmp_path.glob(".partial*"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "config.yaml"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_damage_to_any_file_is_found_and_the_one_before_is_taken(name: str, damage: str, tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+    file = tmp_path / "step-00000002" / name
+    content = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    else:
+        content[len(content) // 2] ^= 4
+        file.write_bytes(content if damage == "flipped" else content[:-1])
+    with pytest.raises(ValueError, match=f"{name}: damaged"):
+        read_checkpoint(tmp_path / "step-00000002")
+    warnings: list[str] = []
+    newest = find_newest(tmp_path, warnings.append)
+    assert newest is not None
+    assert newest.step == 1
+    assert len(warnings) == 1
+    assert name in warnings[0]
+
+
+def test_nothing_is_nothing_but_only_damaged_ones_are_an_error(tmp_path: Path) -> None:
+    assert find_newest(tmp_path, pytest.fail) is None
+    write(tmp_path, 1)
+    (tmp_path / "step-00000001" / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match="none of the 1 checkpoints is whole"):
+        find_newest(tmp_path, lambda text: None)
+
+
+def test_failure_while_writing_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, 1)
+
+    def no_room(path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoints, "_sync", no_room)
+    with pytest.raises(OSError, match=r"step-00000002: the checkpoint could not be written \(.*No space left"):
+        write(tmp_path, 2)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir() and not path.is_symlink()] == ["step-00000001"]
+    assert read_checkpoint(tmp_path / "last").step == 1
+
+
+def test_users_path_may_be_a_run_or_a_checkpoint(tmp_path: Path) -> None:
+    write(tmp_path / "checkpoints", 1, is_best=True)
+    write(tmp_path / "checkpoints", 2)
+    assert find_checkpoint(tmp_path).name == "step-00000001"
+    assert find_checkpoint(tmp_path / "checkpoints" / "last").name == "step-00000002"
+    (tmp_path / "checkpoints" / "best").unlink()
+    assert find_checkpoint(tmp_path).name == "step-00000002"
+    with pytest.raises(ValueError, match="neither a checkpoint .* it does not exist"):
+        find_checkpoint(tmp_path / "absent")
+
+
+def test_foreign_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a checkpoint: manifest.json cannot be read"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"weights.pt": {}}))
+    with pytest.raises(ValueError, match="model.safetensors, .* are needed, it lists weights.pt"):
+        read_checkpoint(tmp_path)
+
+
+def test_optimizer_of_another_network_does_not_fit(tmp_path: Path) -> None:
+    write(tmp_path / "small", 1)
+    wide = load_config(None, ["model.name=3d-gru-1", "model.width=0.0625"])
+    model, optimizer = network(wide)
+    move(model, optimizer)
+    write_checkpoint(tmp_path / "wide", model, optimizer, TrainingState(1, 24, 0.0), wide, False)
+    checkpoint = read_checkpoint(tmp_path / "wide" / "step-00000001")
+    with pytest.raises(ValueError, match="model.safetensors"):
+        restore(checkpoint, *network())
+    shutil.copy(tmp_path / "small" / "last" / "model.safetensors", checkpoint.weights_path)
+    with pytest.raises(ValueError, match=r"optimizer.safetensors: .* has shape"):
+        restore(checkpoint, *network())
