@@ -8,12 +8,14 @@ import torch
 
 from hvd_r2n2.comm import run_door
 from hvd_r2n2.models import ReconstructionNetwork, create_model, load_original_weights
+from hvd_r2n2.models.original_weights import ORIGINAL_NETWORK
 from hvd_r2n2.training.checkpoint import find_checkpoint, read_checkpoint
 from hvd_r2n2.training.evaluation_run import load_network, run_directory
 from hvd_r2n2.training.reconstruction import (
     read_photographs,
     recommended_threshold,
     reconstruct,
+    require_mesh_libraries,
     write_reconstruction,
 )
 
@@ -21,8 +23,6 @@ _DESCRIPTION = """\
 Reconstruct the shape of one object from one or more pictures of it. Pictures may have any size; the object must be
 cut out (transparent background) or stand before a plain background. Writes model.binvox, model.obj, model.glb and
 preview.png."""
-
-_ORIGINAL_NETWORK = "res3d-gru-3"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError("no pictures are given: name at least one after the checkpoint")
     if options.threshold is not None and not 0 < options.threshold < 1:
         raise ValueError(f"--threshold {options.threshold:g} must be between 0 and 1")
+    require_mesh_libraries(options.mesh)
     photographs = read_photographs(paths)
     device = _device(options.device)
     model, run = _network(checkpoint_path, options.original_weights, device)
@@ -89,7 +90,7 @@ def _network(
     """Return the network and the directory of the run that it comes from."""
     if checkpoint_path is None:
         assert original_weights is not None
-        model = create_model(_ORIGINAL_NETWORK)
+        model = create_model(ORIGINAL_NETWORK)
         load_original_weights(model, original_weights)
         return model.to(device).eval(), None
     checkpoint = read_checkpoint(find_checkpoint(checkpoint_path))

@@ -59,12 +59,12 @@ def abort(message: str, exit_code: int = 1) -> None:
 def run_door(program: str, main: Callable[[], None]) -> None:
     """Run a command's `main`; any failure ends the whole job with a message and a non-zero exit code.
 
-    What a user can cause (ValueError, OSError, RuntimeError) is one message; anything else is a fault of ours and
+    What a user can cause (ValueError, OSError, RuntimeError, a missing extra) is one message; anything else is a fault of ours and
     comes with its traceback.
     """
     try:
         main()
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         abort(f"{program}: error: {error}")
     except KeyboardInterrupt:
         abort(f"{program}: interrupted", exit_code=130)

@@ -75,16 +75,15 @@ class Camera:
         y_N = image_size / 2 - focal_pixels * in_camera_N3[:, 1] / depth_N
         return np.stack([x_N, y_N], axis=1), depth_N
 
-    def ray_directions(
-        self, pixels_N2: NDArray[np.floating], image_size: int = IMAGE_SIZE
-    ) -> NDArray[np.float64]:
+    def ray_directions(self, pixels_N2: NDArray[np.floating], image_size: int = IMAGE_SIZE) -> NDArray[np.float64]:
         """Return unit directions (N×3) from `position()` through places of the picture (N×2, x right, y down)."""
         right, up, forward = self.axes()
         focal_pixels = _focal_pixels(image_size)
         x_N1 = (pixels_N2[:, :1] - image_size / 2) / focal_pixels
         y_N1 = (image_size / 2 - pixels_N2[:, 1:]) / focal_pixels
         directions_N3 = forward + x_N1 * right + y_N1 * up
-        return directions_N3 / np.linalg.norm(directions_N3, axis=1, keepdims=True)
+        unit_N3: NDArray[np.float64] = directions_N3 / np.linalg.norm(directions_N3, axis=1, keepdims=True)
+        return unit_N3
 
 
 def draw_cameras(generator: np.random.Generator, num_views: int) -> tuple[Camera, ...]:

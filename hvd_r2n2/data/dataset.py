@@ -219,7 +219,8 @@ def _find_skip(name: str, known: set[ModelRef], root: Path, voxel_resolution: in
     # A list for all data stays valid when only some categories are chosen.
     if ref in list_models(root, CATEGORIES[ref.synset], voxel_resolution):
         return ref
-    nearest = difflib.get_close_matches(name, [str(other) for other in known], n=1, cutoff=0.0)
+    candidates = [str(other) for other in known if other.synset == ref.synset] or [str(other) for other in known]
+    nearest = difflib.get_close_matches(name, candidates, n=1, cutoff=0.0)
     hint = f"; the nearest is {nearest[0]}" if nearest else ""
     raise ValueError(f"data.skip_models: there is no model {name}{hint}")
 

@@ -14,8 +14,8 @@ from hvd_r2n2.data.extras import require
 
 # Fixed in the world, as in the published pictures: the key light stands before the object's front, above and to
 # its +z side (directions towards the light, and strengths).
-_AMBIENT = 0.34
-_LIGHTS = (((0.55, 0.75, 0.45), 0.62), ((-0.7, 0.25, 0.3), 0.16), ((0.1, 0.2, -0.9), 0.07))
+_AMBIENT = 0.38
+_LIGHTS = (((0.55, 0.75, 0.45), 0.62), ((-0.7, 0.25, 0.3), 0.2), ((0.1, 0.2, -0.9), 0.08))
 
 
 class Renderer:
@@ -62,9 +62,7 @@ class Renderer:
             light_F += strength * np.maximum(self._normals_F3 @ towards, 0)
         return light_F
 
-    def _cast(
-        self, camera: Camera, image_size: int, samples: int
-    ) -> tuple[tuple[slice, slice], NDArray[np.int64]]:
+    def _cast(self, camera: Camera, image_size: int, samples: int) -> tuple[tuple[slice, slice], NDArray[np.int64]]:
         """Return the window of the picture that the mesh can cover, and the face each of its rays meets (or -1)."""
         pixels_N2, depth_N = camera.project(self._vertices_N3, image_size)
         if (depth_N <= 0).any():

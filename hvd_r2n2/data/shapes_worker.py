@@ -82,7 +82,11 @@ def main() -> None:
             answer: dict[str, int | str] = {"bytes": make_model(ModelJob(**json.loads(line)))}
         except Exception as error:  # every failure is the parent's to report, with the model's name
             answer = {"error": type(error).__name__, "message": str(error)}
-        print(json.dumps(answer), flush=True)
+        try:
+            print(json.dumps(answer), flush=True)
+        except BrokenPipeError:
+            # The process that asked is gone; so is the point of finishing the interpreter's own flush.
+            os._exit(1)
 
 
 if __name__ == "__main__":

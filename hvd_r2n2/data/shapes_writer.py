@@ -10,8 +10,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ SETTINGS_FILE = "shapes.json"
 _LOCK_FILE, _PARTIAL_FOLDER = ".shapes.lock", ".shapes.partial"
 _PICTURES_FOLDER, _VOXELS_FOLDER = "ShapeNetRendering", "ShapeNetVox"
 _MAX_MODELS, _MAX_VIEWS = 100_000, 100
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,6 @@ def write_shapes(
     if processes is not None:
         _check_range("number of processes", processes, 1, 4096)
     synsets = _chosen_synsets(categories)
-    for module_name in ("trimesh", "embreex.rtcore_scene", "scipy.ndimage"):
-        require(module_name)
     folder = Path(root).absolute()
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; the shapes need a folder")
@@ -95,21 +93,17 @@ def write_shapes(
     wanted = [(synset, index) for index in range(models_per_category) for synset in synsets]
     with _locked(folder, report):
         _settle(folder, _Settings(SHAPES_VERSION, seed, num_views))
-        partial = folder / _PARTIAL_FOLDER
-        shutil.rmtree(partial, ignore_errors=True)
-        jobs = [job for synset, index in wanted if (job := _missing(folder, synset, seed, index, num_views, resolution))]
-        new_bytes = 0
+        jobs = [
+            job for synset, index in wanted if (job := _missing(folder, synset, seed, index, num_views, resolution))
+        ]
+        num_whole, new_bytes = len(wanted) - len(jobs), 0
         if progress:
-            progress(len(wanted) - len(jobs), len(wanted))
-        if jobs:
-            partial.mkdir()
-            num_processes = min(processes or len(os.sched_getaffinity(0)), len(jobs))
-            for num_done, (job, num_bytes) in enumerate(_run(jobs, partial, num_processes), start=1):
-                _publish(folder, job)
+            progress(num_whole, len(wanted))
+        with closing(_make(folder, jobs, processes or len(os.sched_getaffinity(0)))) as sizes:
+            for num_new, num_bytes in enumerate(sizes, start=1):
                 new_bytes += num_bytes
                 if progress:
-                    progress(len(wanted) - len(jobs) + num_done, len(wanted))
-            shutil.rmtree(partial)
+                    progress(num_whole + num_new, len(wanted))
     return WrittenShapes(len(wanted), len(jobs), len(wanted) * num_views, new_bytes, time.monotonic() - start_s)
 
 
@@ -192,7 +186,26 @@ def _publish(folder: Path, job: ModelJob) -> None:
     shutil.rmtree(job.folder)
 
 
-def _run(jobs: Sequence[ModelJob], partial: Path, num_processes: int) -> Iterator[tuple[ModelJob, int]]:
+def _make(folder: Path, jobs: Sequence[ModelJob], num_processes: int) -> Generator[int, None, None]:
+    """Make models and yield each one's bytes when it is under its final name; leave nothing half made."""
+    partial = folder / _PARTIAL_FOLDER
+    # What a killed run left; one of its workers may still be writing there, so it may exist again at once.
+    shutil.rmtree(partial, ignore_errors=True)
+    if not jobs:
+        return
+    for module_name in ("trimesh", "embreex.rtcore_scene", "scipy.ndimage"):
+        require(module_name)
+    partial.mkdir(exist_ok=True)
+    try:
+        with closing(_run(jobs, partial, min(num_processes, len(jobs)))) as results:
+            for job, num_bytes in results:
+                _publish(folder, job)
+                yield num_bytes
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _run(jobs: Sequence[ModelJob], partial: Path, num_processes: int) -> Generator[tuple[ModelJob, int], None, None]:
     """Yield each job and its bytes as it is done; the workers are ended when the iterator is.
 
     One thread a worker hands it one job after the other.  Only this process renames folders: a worker that outlives
@@ -241,7 +254,8 @@ def _feed(
     partial: Path,
 ) -> None:
     """Hand jobs to a worker until there are none, or one fails."""
-    assert worker.stdin is not None and worker.stdout is not None
+    assert worker.stdin is not None
+    assert worker.stdout is not None
     while True:
         try:
             job = waiting.get_nowait()

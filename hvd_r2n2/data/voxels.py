@@ -103,7 +103,8 @@ def mesh_from_voxels(
     """Return the surface of the cells above a threshold as a watertight `trimesh.Trimesh`, normals outward.
 
     The grid holds occupancies or probabilities (D×D×D); the mesh lies in the unit cube (see the module's text).
-    `blocky` keeps the cells' faces; `marching-cubes` interpolates between cells' centres, with nothing outside the grid.
+    `blocky` keeps the cells' faces; `marching-cubes` interpolates between cells' centres, padded with
+    empty cells.
 
     Raises:
         ValueError: unknown method, a grid that is not three-dimensional, or no cell above the threshold.
@@ -114,7 +115,8 @@ def mesh_from_voxels(
     values_XYZ = values_XYZ.astype(np.float64)
     if not (values_XYZ > threshold).any():
         raise ValueError(
-            f"no cell is above the threshold {threshold}: the largest value is {values_XYZ.max()}, there is no mesh to make"
+            f"no cell is above the threshold {threshold}, so there is no mesh to make: "
+            f"the largest value is {values_XYZ.max()}"
         )
     if method == "blocky":
         vertices_N3, faces_F3 = _blocky_surface(values_XYZ > threshold)
@@ -153,7 +155,7 @@ def _blocky_surface(occupied_XYZ: NDArray[np.bool_]) -> tuple[NDArray[np.float64
     next_Q43 = np.roll(doubled_Q43, -1, axis=1)
     middle_Q43 = (doubled_Q43 + next_Q43) // 2
     pinched_Q4 = _pinched(padded_XYZ, doubled_Q43, next_Q43)
-    plain_Q = ~pinched_Q4.any(axis=1)
+    plain_Q = np.logical_not(pinched_Q4.any(axis=1))
     # A vertex is known by its place in half cells and, for the middle of a pinched edge, by the cell it belongs to.
     shape = (2 * len(padded_XYZ) + 2,) * 3
     cell_Q = np.ravel_multi_index(tuple(owners_Q3.T), padded_XYZ.shape) + 1
@@ -197,7 +199,8 @@ def _pinched(
     for axis in range(3):
         places_E3 = low_Q43[along_Q4 == axis]
         first, second = np.eye(3, dtype=np.int64)[[(axis + 1) % 3, (axis + 2) % 3]]
-        around = [padded_XYZ[tuple((places_E3 - shift).T)] for shift in (0 * first, first, first + second, second)]
-        diagonal = (around[0] == around[2]) & (around[1] == around[3]) & (around[0] != around[1])
+        shifts = (0 * first, first, first + second, second)
+        around_4E = np.stack([padded_XYZ[tuple((places_E3 - shift).T)] for shift in shifts])
+        diagonal = (around_4E[0] == around_4E[2]) & (around_4E[1] == around_4E[3]) & (around_4E[0] != around_4E[1])
         pinched_Q4[along_Q4 == axis] = diagonal
     return pinched_Q4

@@ -3,11 +3,11 @@
 from hvd_r2n2.models import r2n2 as _r2n2  # registers the five networks  # noqa: F401
 from hvd_r2n2.models.losses import voxel_cross_entropy
 from hvd_r2n2.models.network import (
+    FORMS,
     IMAGE_SIDE,
     NETWORKS,
     PRESETS,
     VOXEL_RESOLUTIONS,
-    Form,
     NetworkOptions,
     ReconstructionNetwork,
     create_model,
@@ -18,11 +18,11 @@ from hvd_r2n2.models.stages import NamedTensor, Stage, run_stages
 from hvd_r2n2.models.weights import load_weights, save_weights
 
 __all__ = [
+    "FORMS",
     "IMAGE_SIDE",
     "NETWORKS",
     "PRESETS",
     "VOXEL_RESOLUTIONS",
-    "Form",
     "NamedTensor",
     "NetworkOptions",
     "ReconstructionNetwork",

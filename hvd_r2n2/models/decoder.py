@@ -1,6 +1,6 @@
 """The decoder: blocks that double the side of the grid, a refining block, and the two logits a cell.
 
-Source: paper, section 3.3. Shapes: B batch, C channels, D H W the x, y, z of the grid. All kernels are 3³ and
+Source: the paper, arXiv 1604.00449. Shapes: B batch, C channels, D H W the x, y, z of the grid. All kernels are 3³ and
 keep the sides, but for the skips' 1×1×1; unpooling puts the value at even indices and zeros elsewhere.
 """
 

@@ -1,4 +1,4 @@
-"""The encoder: six blocks and fc7, weights shared over views. Source: paper, section 3.1; reference nets.
+"""The encoder: six blocks and fc7, weights shared over views. Source: arXiv 1604.00449.
 
 Shapes: V views, B batch, C channels, H W rows and columns, F features. All convolutions have stride 1 and
 keep the sides; every block ends in the pool of `layers.max_pool`.

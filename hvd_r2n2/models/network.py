@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,7 @@ from hvd_r2n2.models.stages import Stage, run_stages
 IMAGE_SIDE = 127
 IMAGE_CHANNELS = 3
 VOXEL_RESOLUTIONS = (32, 64, 128)
-
-Form = Literal["fast", "plain"]
+FORMS = ("fast", "plain")
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,11 @@ class NetworkOptions:
     preset: str = "released-code"
     width: float = 1.0
     voxel_resolution: int = 32
-    form: Form = "fast"
+    form: str = "fast"
 
     def __post_init__(self) -> None:
         check_known("preset", self.preset, PRESETS)
-        check_known("form", self.form, get_args(Form))
+        check_known("form", self.form, FORMS)
         if not (math.isfinite(self.width) and 0 < self.width <= 16):
             raise ValueError(f"width {self.width} is not a factor for channel counts (use more than 0, at most 16)")
         if self.voxel_resolution not in VOXEL_RESOLUTIONS:
@@ -150,7 +149,7 @@ def create_model(
     preset: str = "released-code",
     width: float = 1.0,
     voxel_resolution: int = 32,
-    form: Form = "fast",
+    form: str = "fast",
     seed: int = 0,
 ) -> ReconstructionNetwork:
     """Make a network on the CPU in float32, its weights drawn from the seed alone.

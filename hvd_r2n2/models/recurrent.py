@@ -1,6 +1,6 @@
 """The 3D convolutional recurrent units and the projection of the features into them.
 
-Source: paper, section 3.2. Shapes: V views, B batch, F features, G gates, C channels of the hidden state,
+Source: the paper, arXiv 1604.00449. Shapes: V views, B batch, F features, G gates, C channels of the hidden state,
 D H W its x, y, z (4×4×4). In formulas h is the hidden state, s the cell state, x a view's projection
 (Wx·fc7, one a gate), W and b a gate's convolution of h and its bias, σ the logistic function.
 """

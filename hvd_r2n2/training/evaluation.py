@@ -157,7 +157,9 @@ def evaluate(
     try:
         with (
             torch.inference_mode(),
-            evaluation_batches(dataset, indices, num_views, batch_size, comm.rank, comm.size) as batches,
+            evaluation_batches(
+                dataset, indices, num_views, batch_size, comm.rank, comm.size, pin_for=device
+            ) as batches,
             _progress(len(indices), num_views, comm, report) as advance,
         ):
             for batch in batches:

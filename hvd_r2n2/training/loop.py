@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from hvd_r2n2.comm import Communicator
@@ -151,8 +148,19 @@ class _Loop:
         """Evaluate on the validation part; return whether it is the best so far."""
         run = self._run
         start = time.perf_counter()
-        result = evaluate_part(run, run.dataset.validation)
-        run.log.scalars(step, validation_figures(result))
+        settings = self._config.evaluation
+        result = evaluate(
+            run.model,
+            run.dataset,
+            run.dataset.validation,
+            num_views=settings.views,
+            thresholds=(settings.threshold,),
+            comm=run.communicator,
+            device=run.device,
+            dtype=getattr(torch, self._config.train.dtype),
+            batch_size=settings.batch_size,
+        )
+        run.log.scalars(step, _validation_figures(result))
         samples, categories = result.mean_of_samples(), result.mean_of_categories()
         run.log.line(
             f"step {step}  validation ({samples.num_samples} samples, {result.num_views} views): IoU "
@@ -174,25 +182,7 @@ class _Loop:
         run.communicator.barrier()
 
 
-def evaluate_part(
-    run: Run, indices: npt.NDArray[np.int64], thresholds: Sequence[float] | None = None
-) -> EvaluationResult:
-    """Evaluate some samples with the settings of the run (or other thresholds); every rank must call it."""
-    settings = run.config.evaluation
-    return evaluate(
-        run.model,
-        run.dataset,
-        indices,
-        num_views=settings.views,
-        thresholds=thresholds or (settings.threshold,),
-        comm=run.communicator,
-        device=run.device,
-        dtype=getattr(torch, run.config.train.dtype),
-        batch_size=settings.batch_size,
-    )
-
-
-def validation_figures(result: EvaluationResult) -> dict[str, float]:
+def _validation_figures(result: EvaluationResult) -> dict[str, float]:
     """Return the figures of a validation by the names they are recorded under."""
     samples, by_category = result.mean_of_samples(), result.by_category()
     return {

@@ -29,7 +29,7 @@ BACKGROUND_TOLERANCE = 24
 
 _PLAIN_SHARE = 0.7  # of the border: the object may touch it, as a chair's legs do
 _WORKING_SIDE = 1024
-_FAINT_ALPHA = 32
+_FAINT_ALPHA, _OPAQUE_ALPHA = 32, 250
 
 
 def read_photograph(path: Path) -> Picture:
@@ -48,7 +48,7 @@ def read_photograph(path: Path) -> Picture:
     framing_kept = image.size == (PICTURE_SIDE, PICTURE_SIDE)
     image.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.LANCZOS)
     image_HWC = np.array(image)
-    if image_HWC[..., 3].min() == 255:
+    if image_HWC[..., 3].min() >= _OPAQUE_ALPHA:
         image_HWC[..., 3] = np.where(_plain_background(image_HWC, path), 0, 255)
         nothing_left = "holds nothing but a plain background"
     else:

@@ -127,9 +127,8 @@ def write_reconstruction(result: Reconstruction, directory: Path, mesh_method: M
     Raises:
         ValueError: the directory is a file.
         OSError: it cannot be made or written.
-        ModuleNotFoundError: trimesh, or scikit-image for marching cubes (the extra `shapes`), is not installed.
+        ModuleNotFoundError: a library is missing (see `require_mesh_libraries`).
     """
-    require("trimesh")
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"output {directory} is a file: --out needs a directory")
     directory.mkdir(parents=True, exist_ok=True)
@@ -145,6 +144,16 @@ def write_reconstruction(result: Reconstruction, directory: Path, mesh_method: M
         Image.fromarray(draw_preview(result)).save(scratch / "preview.png")
         names = sorted(path.name for path in scratch.iterdir())
         return [(scratch / name).replace(directory / name) for name in names]
+
+
+def require_mesh_libraries(mesh_method: MeshMethod) -> None:
+    """Raise a ValueError that says what to do unless the libraries for this kind of mesh are installed."""
+    try:
+        require("trimesh")
+        if mesh_method == "marching-cubes":
+            require("skimage.measure")
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
 
 
 def draw_preview(result: Reconstruction) -> Picture:

@@ -7,15 +7,26 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
+import torch
+
 import hvd_r2n2
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.config import Config, to_yaml
 from hvd_r2n2.models import load_weights
+from hvd_r2n2.models.files import replacing
 from hvd_r2n2.telemetry import RunLog
-from hvd_r2n2.training.checkpoint import Checkpoint, TrainingState, find_newest, read_checkpoint, restore
+from hvd_r2n2.training.checkpoint import (
+    Checkpoint,
+    TrainingState,
+    find_checkpoint,
+    find_newest,
+    read_checkpoint,
+    restore,
+)
 from hvd_r2n2.training.consistency import broadcast_parameters, check_equal, check_same_start, parameter_digest
-from hvd_r2n2.training.evaluation import CANDIDATE_THRESHOLDS, choose_threshold, constant_prediction_iou
-from hvd_r2n2.training.loop import Run, evaluate_part, train_steps
+from hvd_r2n2.training.evaluation_report import EvaluationReport
+from hvd_r2n2.training.evaluation_run import EvaluationRequest, evaluate_checkpoint
+from hvd_r2n2.training.loop import Run, train_steps
 from hvd_r2n2.training.optimizer import build_optimizer
 from hvd_r2n2.training.setup import build_model, choose_device, open_data
 from hvd_r2n2.training.step import MODEL_DTYPES, share_of_batch
@@ -76,9 +87,8 @@ def _claim_folder(config: Config, folder: Path, communicator: Communicator, resu
         if newest is not None:
             _check_unchanged(newest.config, config, folder)
             found = newest.path.name
-        partial = folder / ".config.partial"
-        partial.write_text(to_yaml(config), encoding="utf-8")
-        partial.replace(folder / "config.yaml")
+        with replacing(folder / "config.yaml") as partial:
+            partial.write_text(to_yaml(config), encoding="utf-8")
     found = communicator.broadcast_object(found)
     return None if found is None else read_checkpoint(folder / "checkpoints" / found)
 
@@ -137,46 +147,65 @@ def _prepare(
 
 
 def _finish(run: Run, state: TrainingState) -> None:
-    """Evaluate the best checkpoint on the test part beside the best constant prediction; write summary.json."""
-    best = run.folder / "checkpoints" / "best"
-    if state.best_step is not None:
-        load_weights(run.model, best / "model.safetensors")
-        run.log.line(f"test part, with the best checkpoint on the validation part (step {state.best_step}):")
-    else:
-        run.log.line("test part, with the last checkpoint:")
-    if not len(run.dataset.test):
+    """Evaluate the best checkpoint on the test part, beside the best constant prediction; every rank calls it.
+
+    Writes evaluation.json and summary.json.
+    """
+    dataset, settings = run.dataset, run.config.evaluation
+    if not len(dataset.test):
         run.log.line("the test part is empty: no evaluation")
         return
-    threshold = run.config.evaluation.threshold
-    if len(run.dataset.validation):
-        threshold = choose_threshold(evaluate_part(run, run.dataset.validation, CANDIDATE_THRESHOLDS))
-    result = evaluate_part(run, run.dataset.test, (threshold,))
-    constant = constant_prediction_iou(run.dataset, run.dataset.train, run.dataset.test)
-    samples, categories = result.mean_of_samples(), result.mean_of_categories()
-    run.log.line(
-        f"IoU {samples.iou[0]:.4f} (mean of samples), {categories.iou[0]:.4f} (mean of categories), {result.num_views} "
-        f"views, {samples.num_samples} samples, threshold {threshold:g}; the best constant prediction reaches "
-        f"{constant.iou_mean_of_samples:.4f}, {constant.iou_mean_of_categories:.4f}"
+    checkpoint = read_checkpoint(find_checkpoint(run.folder))
+    load_weights(run.model, checkpoint.weights_path)
+    report = evaluate_checkpoint(
+        checkpoint,
+        run.model,
+        dataset,
+        EvaluationRequest(
+            num_views=(settings.views,),
+            part="test",
+            threshold=None,
+            batch_size=settings.batch_size,
+            dtype=getattr(torch, run.config.train.dtype),
+            f_score=False,
+        ),
+        data=run.config.data.root or "built-in shapes",
+        comm=run.communicator,
+        device=run.device,
+        report=None,
     )
-    if run.communicator.is_root:
-        summary = {
-            "iou": samples.iou[0],
-            "constant_iou": constant.iou_mean_of_samples,
-            "iou_mean_of_categories": categories.iou[0],
-            "constant_iou_mean_of_categories": constant.iou_mean_of_categories,
-            "threshold": threshold,
-            "views": result.num_views,
-            "num_test_samples": samples.num_samples,
-            "split": run.dataset.split_name,
-            "best_step": state.best_step,
-            "steps": state.step,
-            "ranks": run.communicator.size,
-            "train_seconds": state.train_seconds,
-        }
-        partial = run.folder / ".summary.partial"
-        partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-        partial.replace(run.folder / "summary.json")
-        run.log.line(f"wrote {run.folder / 'summary.json'}")
+    if report is not None:
+        _write_results(run, state, report)
+
+
+def _write_results(run: Run, state: TrainingState, report: EvaluationReport) -> None:
+    result, threshold, constant = report.results[0], report.thresholds[0], report.constant_prediction
+    assert constant is not None
+    position = result.position_of(threshold.value)
+    iou = result.mean_of_samples().iou[position]
+    summary = {
+        "iou": iou,
+        "constant_iou": constant.iou_mean_of_samples,
+        "iou_mean_of_categories": result.mean_of_categories().iou[position],
+        "constant_iou_mean_of_categories": constant.iou_mean_of_categories,
+        "views": result.num_views,
+        "threshold": threshold.value,
+        "split": report.split,
+        "num_test_samples": len(result.records),
+        "checkpoint_step": report.step,
+        "steps": state.step,
+        "ranks": run.communicator.size,
+        "train_seconds": state.train_seconds,
+    }
+    for name, text in (("evaluation.json", report.to_json()), ("summary.json", json.dumps(summary, indent=1) + "\n")):
+        with replacing(run.folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    run.log.line(
+        f"test part ({len(result.records)} samples, {result.num_views} views, checkpoint of step {report.step}, "
+        f"threshold {threshold.value:g} {threshold.source}): IoU {iou:.4f}; the best constant prediction reaches "
+        f"{constant.iou_mean_of_samples:.4f} (means of samples)"
+    )
+    run.log.line(f"trained for {state.train_seconds:.0f} s; results in {run.folder}/summary.json and evaluation.json")
 
 
 def _code_digest() -> str:

@@ -10,7 +10,7 @@ import torch
 from hvd_r2n2.comm import Communicator, choose_devices, gather_places, share_of_cores
 from hvd_r2n2.config import Config, DataConfig, ModelConfig, TrainConfig
 from hvd_r2n2.data.dataset import Dataset, open_dataset
-from hvd_r2n2.data.shapes import write_shapes
+from hvd_r2n2.data.shapes_writer import write_shapes
 from hvd_r2n2.models import ReconstructionNetwork, create_model, load_original_weights, load_weights
 
 DEFAULT_MODELS_PER_CATEGORY = 40

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 
 from hvd_r2n2.config import Config
-from hvd_r2n2.data.dataset import Dataset
 from hvd_r2n2.data.augment import centre_crop
+from hvd_r2n2.data.dataset import Dataset
 from hvd_r2n2.data.voxels import mesh_from_voxels
 from hvd_r2n2.models import ReconstructionNetwork
 from hvd_r2n2.telemetry import RunLog

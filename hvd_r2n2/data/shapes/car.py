@@ -23,11 +23,15 @@ _GLASS, _TYRE, _LIGHT, _REAR_LIGHT = (0.1, 0.13, 0.17), (0.07, 0.07, 0.07), (0.9
 def car(draw: Draw) -> list[Part]:
     """Return a car whose bonnet points to +x; its length is about 1."""
     colour = draw.grey(0.1, 0.97) if draw.chance(0.4) else draw.colour((0, 1), (0.5, 0.95), (0.35, 0.95))
-    style = draw.choice("saloon", "hatchback", "estate", "sports", "convertible", "off-roader", "pickup", "van", "bus", "lorry")
-    half_z, wheel = draw.uniform(0.17, 0.215), draw.uniform(0.062, 0.08)
+    style = draw.choice(
+        "saloon", "hatchback", "estate", "sports", "convertible", "off-roader", "pickup", "van", "bus", "lorry"
+    )
+    half_z, wheel = draw.uniform(0.165, 0.225), draw.uniform(0.058, 0.084)
     if style in ("off-roader", "pickup"):
         wheel *= 1.2
-    clearance = wheel * (draw.uniform(0.5, 0.8) if style in ("sports", "convertible", "saloon") else draw.uniform(0.7, 1.1))
+    clearance = wheel * (
+        draw.uniform(0.5, 0.8) if style in ("sports", "convertible", "saloon") else draw.uniform(0.7, 1.1)
+    )
     front, rear = draw.uniform(0.27, 0.34), draw.uniform(0.27, 0.34)
     build = {"pickup": _pickup, "van": _van, "bus": _bus, "lorry": _lorry}.get(style)
     if build:
@@ -60,30 +64,43 @@ def _cabin(low: float, high: float, half_z: float, places: tuple[float, float, f
     z = half_z * lean
     roof = loft(
         [
-            [(roof_rear - 0.015, high - 0.012, -z - 0.006), (roof_front + 0.015, high - 0.012, -z - 0.006), (roof_front + 0.015, high - 0.012, z + 0.006), (roof_rear - 0.015, high - 0.012, z + 0.006)],
-            [(roof_rear + 0.02, high + 0.015, -0.85 * z), (roof_front - 0.02, high + 0.015, -0.85 * z), (roof_front - 0.02, high + 0.015, 0.85 * z), (roof_rear + 0.02, high + 0.015, 0.85 * z)],
+            [
+                (roof_rear - 0.015, high - 0.012, -z - 0.006),
+                (roof_front + 0.015, high - 0.012, -z - 0.006),
+                (roof_front + 0.015, high - 0.012, z + 0.006),
+                (roof_rear - 0.015, high - 0.012, z + 0.006),
+            ],
+            [
+                (roof_rear + 0.02, high + 0.015, -0.85 * z),
+                (roof_front - 0.02, high + 0.015, -0.85 * z),
+                (roof_front - 0.02, high + 0.015, 0.85 * z),
+                (roof_rear + 0.02, high + 0.015, 0.85 * z),
+            ],
         ]
     )
     return [glass, roof]
 
 
 def _passenger_car(draw: Draw, style: str, colour: Colour, half_z: float, low: float) -> list[Part]:
-    tall = {"sports": 0.84, "convertible": 0.9, "off-roader": 1.25}.get(style, 1.0)
+    tall = {"sports": 0.84, "convertible": 0.9, "off-roader": 1.25}.get(style, 1.0) * draw.uniform(0.82, 1.2)
     bonnet = low + tall * draw.uniform(0.12, 0.16)
     belt, nose = bonnet + draw.uniform(0.005, 0.03), bonnet - draw.uniform(0.02, 0.06)
     roof = belt + tall * draw.uniform(0.09, 0.13)
     boot = belt - draw.uniform(0.0, 0.03)
-    stations = [(0.5, nose - 0.02, 0.8), (0.47, nose, 0.93), (0.3, bonnet, 1), (0.12, belt, 1), (-0.3, belt, 1), (-0.46, boot, 0.95), (-0.5, boot - 0.03, 0.85)]
+    stations = [
+        (0.5, nose - 0.02, 0.8),
+        (0.47, nose, 0.93),
+        (0.3, bonnet, 1),
+        (0.12, belt, 1),
+        (-0.3, belt, 1),
+        (-0.46, boot, 0.95),
+        (-0.5, boot - 0.03, 0.85),
+    ]
     parts = painted(colour, _body(stations, low, half_z))
     foot = draw.uniform(0.12, 0.24)
     roof_front = foot - draw.uniform(0.1, 0.18)
     if style == "convertible":
-        screen = [(foot - 0.02, belt, -0.9 * half_z), (foot, belt, -0.9 * half_z), (foot, belt, 0.9 * half_z), (foot - 0.02, belt, 0.9 * half_z)]
-        parts += painted(_GLASS, loft([screen, [(x - 0.09, roof, 0.85 * z) for x, _, z in screen]]))
-        for x in (-0.02, -0.2):
-            seats = box((x - 0.04, belt - 0.03, 0.15 * half_z), (x, belt + 0.06, 0.75 * half_z))
-            parts += painted(draw.choice((0.3, 0.18, 0.1), (0.12, 0.12, 0.12)), *both_sides(seats))
-        return parts + painted((0.1, 0.1, 0.1), box((-0.26, belt - 0.05, -0.85 * half_z), (0.1, belt + 0.004, 0.85 * half_z)))
+        return parts + _open_top(draw, half_z, belt, roof, foot)
     rear, roof_rear = {
         "saloon": (draw.uniform(-0.4, -0.3), draw.uniform(-0.24, -0.14)),
         "hatchback": (draw.uniform(-0.49, -0.44), draw.uniform(-0.38, -0.26)),
@@ -93,15 +110,46 @@ def _passenger_car(draw: Draw, style: str, colour: Colour, half_z: float, low: f
     }[style]
     glass, top = _cabin(belt - 0.02, roof, 0.93 * half_z, (rear, roof_rear, roof_front, foot))
     parts += painted(_GLASS, glass) + painted(colour, top)
-    pillar = block((0, 0, 0), (0.025, roof - belt + 0.02, 1.78 * half_z)).moved((roof_rear + roof_front) / 2, (roof + belt) / 2)
+    pillar = block((0, 0, 0), (0.025, roof - belt + 0.02, 1.78 * half_z)).moved(
+        (roof_rear + roof_front) / 2, (roof + belt) / 2
+    )
     parts += painted(colour, pillar)
-    parts += painted(colour, *both_sides(block((foot - 0.06, belt + 0.02, half_z + 0.015), (0.025, 0.025, 0.045))))
+    mirror = block((foot - 0.06, belt + 0.02, half_z + 0.015), (0.025, 0.025, 0.045))
+    parts += painted(colour, *both_sides(mirror))
+    if draw.chance(0.3):
+        # Flared wings over the wheels.
+        flare = draw.uniform(0.01, 0.03)
+        for x in (-0.3, 0.3):
+            wing = block((x, (low + nose) / 2 + 0.02, half_z), (0.24, nose - low - 0.02, 2 * flare))
+            parts += painted(colour, *both_sides(wing))
+    return parts + _additions(draw, style, colour, half_z, (low, belt, boot, roof))
+
+
+def _open_top(draw: Draw, half_z: float, belt: float, roof: float, foot: float) -> list[Part]:
+    """Return a convertible's windscreen, seats and dark inside."""
+    z = 0.9 * half_z
+    screen = [(foot - 0.02, belt, -z), (foot, belt, -z), (foot, belt, z), (foot - 0.02, belt, z)]
+    parts = painted(_GLASS, loft([screen, [(x - 0.09, roof, 0.94 * z) for x, _, z in screen]]))
+    leather = draw.choice((0.3, 0.18, 0.1), (0.12, 0.12, 0.12))
+    for x in (-0.02, -0.2):
+        seat = box((x - 0.04, belt - 0.03, 0.15 * half_z), (x, belt + 0.06, 0.75 * half_z))
+        parts += painted(leather, *both_sides(seat))
+    inside = box((-0.26, belt - 0.05, -0.85 * half_z), (0.1, belt + 0.004, 0.85 * half_z))
+    return parts + painted((0.1, 0.1, 0.1), inside)
+
+
+def _additions(
+    draw: Draw, style: str, colour: Colour, half_z: float, heights: tuple[float, float, float, float]
+) -> list[Part]:
+    """Return a sports car's spoiler, an off-roader's spare wheel, rails on a roof; heights: sill, belt, boot, roof."""
+    low, belt, boot, roof = heights
+    parts: list[Part] = []
     if style == "sports" and draw.chance(0.6):
         y = boot + draw.uniform(0.03, 0.07)
-        parts += painted(colour, block((-0.45, y, 0), (0.08, 0.014, 1.8 * half_z)), *both_sides(block((-0.44, y - 0.03, 0.5 * half_z), (0.03, 0.06, 0.02))))
+        posts = both_sides(block((-0.44, y - 0.03, 0.5 * half_z), (0.03, 0.06, 0.02)))
+        parts += painted(colour, block((-0.45, y, 0), (0.08, 0.014, 1.8 * half_z)), *posts)
     if style == "off-roader" and draw.chance(0.6):
-        spare = disc("x", 0.07, -0.53, -0.5).moved(y=(low + belt) / 2 + 0.03)
-        parts += painted(_TYRE, spare)
+        parts += painted(_TYRE, disc("x", 0.07, -0.53, -0.5).moved(y=(low + belt) / 2 + 0.03))
     if style in ("off-roader", "estate") and draw.chance(0.5):
         rail = block((-0.12, roof + 0.025, 0.6 * half_z), (0.4, 0.014, 0.014))
         parts += painted((0.3, 0.3, 0.3), *both_sides(rail))
@@ -133,12 +181,25 @@ def _pickup(draw: Draw, colour: Colour, half_z: float, low: float) -> list[Part]
 def _van(draw: Draw, colour: Colour, half_z: float, low: float) -> list[Part]:
     roof, nose = low + draw.uniform(0.28, 0.42), low + draw.uniform(0.1, 0.16)
     start = draw.uniform(0.16, 0.34)
-    stations = [(0.5, nose - 0.01, 0.9), (0.47, nose, 0.98), (start + 0.08, nose + 0.04, 1), (start - 0.06, roof - 0.02, 1), (start - 0.1, roof, 1), (-0.48, roof, 1), (-0.5, roof - 0.02, 0.97)]
+    stations = [
+        (0.5, nose - 0.01, 0.9),
+        (0.47, nose, 0.98),
+        (start + 0.08, nose + 0.04, 1),
+        (start - 0.06, roof - 0.02, 1),
+        (start - 0.1, roof, 1),
+        (-0.48, roof, 1),
+        (-0.5, roof - 0.02, 0.97),
+    ]
     parts = painted(colour, _body(stations, low, half_z, 0.93))
     sill, head = nose + 0.07, roof - 0.05
     door = block((start - 0.12, (sill + head) / 2, 0), (0.16, head - sill, 1.93 * half_z))
     parts += painted(_GLASS, door)
-    screen = [(start + 0.085, nose + 0.06), (start - 0.045, roof - 0.035), (start - 0.065, roof - 0.04), (start + 0.06, nose + 0.06)]
+    screen = [
+        (start + 0.085, nose + 0.06),
+        (start - 0.045, roof - 0.035),
+        (start - 0.065, roof - 0.04),
+        (start + 0.06, nose + 0.06),
+    ]
     ring_P3 = [[(x, y, z) for x, y in screen] for z in (-0.8 * half_z, 0.8 * half_z)]
     parts += painted(_GLASS, loft(ring_P3))
     if draw.chance(0.6):
@@ -168,7 +229,12 @@ def _lorry(draw: Draw, colour: Colour, half_z: float, low: float) -> list[Part]:
     split, cab_top = draw.uniform(0.2, 0.3), low + draw.uniform(0.25, 0.34)
     half_z *= draw.uniform(0.75, 0.95)
     if draw.chance(0.35):
-        stations = [(0.5, low + 0.14, 0.85), (0.36, low + 0.17, 0.9), (0.35, cab_top - 0.02, 0.95), (split - 0.08, cab_top, 1)]
+        stations = [
+            (0.5, low + 0.14, 0.85),
+            (0.36, low + 0.17, 0.9),
+            (0.35, cab_top - 0.02, 0.95),
+            (split - 0.08, cab_top, 1),
+        ]
     else:
         stations = [(0.5, cab_top - 0.06, 0.95), (0.46, cab_top, 1), (split, cab_top, 1)]
     parts = painted(colour, _body(stations, low, half_z, 0.96))
@@ -189,7 +255,9 @@ def _lorry(draw: Draw, colour: Colour, half_z: float, low: float) -> list[Part]:
         profile = [(-0.52, floor + 0.04), (rear - 0.06, floor), (rear, floor + 0.16), (-0.5, floor + 0.18)]
         parts += painted(draw.paint(), loft([[(x, y, z) for x, y in profile] for z in (-half_z, half_z)]))
     else:
-        parts += painted(draw.grey(0.5, 0.97), box((-0.5, floor, -half_z), (rear, cab_top + draw.uniform(0.0, 0.1), half_z)))
+        parts += painted(
+            draw.grey(0.5, 0.97), box((-0.5, floor, -half_z), (rear, cab_top + draw.uniform(0.0, 0.1), half_z))
+        )
     return parts
 
 
@@ -207,5 +275,8 @@ def _wheels(draw: Draw, places: Sequence[float], half_z: float, radius: float) -
 def _lights(half_z: float, y: float) -> list[Part]:
     lamps = both_sides(block((0.472, y, 0.62 * half_z), (0.03, 0.03, 0.36 * half_z)))
     rear = both_sides(block((-0.487, y, 0.7 * half_z), (0.03, 0.03, 0.25 * half_z)))
-    bumpers = [block((0.48, y - 0.075, 0), (0.04, 0.03, 1.8 * half_z)), block((-0.49, y - 0.075, 0), (0.03, 0.03, 1.8 * half_z))]
+    bumpers = [
+        block((0.48, y - 0.075, 0), (0.04, 0.03, 1.8 * half_z)),
+        block((-0.49, y - 0.075, 0), (0.03, 0.03, 1.8 * half_z)),
+    ]
     return painted(_LIGHT, *lamps) + painted(_REAR_LIGHT, *rear) + painted((0.2, 0.2, 0.2), *bumpers)

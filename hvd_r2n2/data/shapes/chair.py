@@ -14,7 +14,6 @@ from hvd_r2n2.data.shapes.parts import (
     both_sides,
     box,
     cushion,
-    disc,
     loft,
     outline,
     painted,
@@ -83,8 +82,8 @@ def _back(draw: Draw, half_z: float, low: float, top: float, size: float) -> lis
     if style == "panel":
         gap = draw.choice(0.0, 0.0, draw.uniform(0.1, 0.3)) * (top - low)
         panel = box((-size / 2, low + gap, -width), (size / 2, top, width))
-        posts = both_sides(rod((0, low, 0.6 * width), (0, low + gap + size, 0.6 * width), size / 3)) if gap else ()
-        return [(panel, "cover"), *((post, "frame") for post in posts)]
+        struts = both_sides(rod((0, low, 0.6 * width), (0, low + gap + size, 0.6 * width), size / 3)) if gap else ()
+        return [(panel, "cover"), *((strut, "frame") for strut in struts)]
     if style == "arched":
         arch = [(top - 0.9 * width + 0.9 * width * math.sin(t), width * math.cos(t)) for t in np.linspace(0, np.pi, 13)]
         points = [(low, width), *arch, (low, -width)]
@@ -107,7 +106,9 @@ def _back(draw: Draw, half_z: float, low: float, top: float, size: float) -> lis
     count = draw.integer(2, 5)
     places = [(i + 1) / (count + 1) for i in range(count)]
     if style == "slats":
-        bars = [block((0, (low + top) / 2, (2 * t - 1) * inside), (size / 2, top - low - size, size * 0.7)) for t in places]
+        bars = [
+            block((0, (low + top) / 2, (2 * t - 1) * inside), (size / 2, top - low - size, size * 0.7)) for t in places
+        ]
     else:
         height = draw.uniform(0.3, 0.6) * (top - low) / (count + 1)
         bars = [block((0, low + t * (top - low), 0), (size / 2, height, 2 * inside)) for t in places]
@@ -124,7 +125,7 @@ def _wrapped(width: float, low: float, top: float, size: float, half_angle_deg: 
         rings.append(
             [(r * along, y, r * across) for r, y in ((inner, low), (outer, low), (outer, crest), (inner, crest))]
         )
-    return loft(np.asarray(rings) + (width, 0, 0))
+    return loft(np.add(rings, (width, 0, 0)))
 
 
 def _arms(
@@ -145,5 +146,3 @@ def _arms(
     post = rod((0.8 * front, low, z), (0.8 * front, top, z), 0.4 * size)
     rest = block(((front - half_x) / 2, top, z), (front + half_x, 0.5 * size, 1.3 * size))
     return painted(frame, *both_sides(post), *both_sides(rest))
-
-

@@ -30,7 +30,9 @@ _BLACK = (0.06, 0.06, 0.07)
 def display(draw: Draw) -> list[Part]:
     """Return a monitor, television or laptop that faces +x."""
     case = draw.grey(0.08, 0.35) if draw.chance(0.6) else draw.grey(0.6, 0.95)
-    screen = draw.choice((0.1, 0.11, 0.13), (0.15, 0.25, 0.45), (0.45, 0.55, 0.65), draw.colour((0.5, 0.7), (0.2, 0.8), (0.2, 0.8)))
+    screen = draw.choice(
+        (0.1, 0.11, 0.13), (0.15, 0.25, 0.45), (0.45, 0.55, 0.65), draw.colour((0.5, 0.7), (0.2, 0.8), (0.2, 0.8))
+    )
     style = draw.choice("flat", "flat", "flat", "tube", "laptop", "curved")
     half_z = draw.uniform(0.4, 0.6)
     half_y = half_z * draw.choice(draw.uniform(0.5, 0.65), draw.uniform(0.65, 0.9))
@@ -107,39 +109,86 @@ def speaker(draw: Draw) -> list[Part]:
     half_x, height = half_z * draw.uniform(0.6, 1.6), half_z * draw.choice(draw.uniform(2, 4), draw.uniform(4, 9))
     style = draw.choice("box", "box", "box", "soundbar", "round", "wedge", "pair", "pod")
     if style == "soundbar":
-        half_x, height, half_z = draw.uniform(0.06, 0.16), draw.uniform(0.1, 0.24), draw.uniform(0.5, 0.8)
-        parts = painted(case, box((-half_x, 0, -half_z), (half_x, height, half_z)))
-        for z in np.linspace(-0.8, 0.8, draw.integer(2, 6)):
-            parts += _driver(draw, half_x, height / 2, float(z) * half_z, 0.38 * height)
-        return parts
+        return _soundbar(draw, case)
     if style == "pod":
         radius, squash = draw.uniform(0.2, 0.35), draw.uniform(0.6, 1.5)
         parts = painted(case, ball(radius, squash * radius, radius).moved(y=squash * radius))
         parts += painted(_BLACK, disc("x", 0.5 * radius, 0.7 * radius, 0.96 * radius).moved(y=squash * radius))
         return parts + painted(case, disc("y", draw.uniform(0.3, 0.9) * radius, -0.06, 0.1 * radius))
     lift = draw.choice(0.0, 0.0, draw.uniform(0.04, 0.12))
-    if style == "round":
-        body = prism(outline(2 * half_x, 2 * half_z, num_points=28), "y", lift, lift + height, top_scale=draw.uniform(0.7, 1.0))
-    elif style == "wedge":
-        profile = [(-half_x, lift), (half_x, lift), (draw.uniform(0.2, 0.9) * half_x, lift + height), (-half_x, lift + height)]
-        body = prism(profile, "z", -half_z, half_z)
-    else:
-        ring_P2 = outline(2 * half_x, 2 * half_z, roundness=draw.choice(0.05, 0.05, 0.2, 0.4), num_points=28)
-        body = prism(ring_P2, "y", lift, lift + height)
-    parts = painted(case, body)
+    parts = painted(case, _speaker_body(draw, style, half_x, half_z, height).moved(y=lift))
     if lift:
-        parts += painted(_BLACK, *four_legs(draw, half_x, half_z, lift, 0.25 * half_z))
+        inset = 0.62 if style == "round" else 0.9
+        parts += painted(_BLACK, *four_legs(draw, inset * half_x, inset * half_z, lift, 0.25 * half_z))
     if style == "round":
-        parts += painted(_BLACK, disc("y", 0.75 * half_z, lift + height, lift + height + 0.1 * half_z))
+        top = lift + height
+        parts += painted(_BLACK, disc("y", 0.6 * min(half_x, half_z), top, top + 0.1 * half_z))
     elif style != "wedge":
+        parts += _speaker_additions(draw, half_x, half_z, lift, height)
         parts += _drivers(draw, half_x, half_z, lift, height)
     if style == "pair":
         spread = half_z * draw.uniform(1.3, 2.2)
-        parts = [Part(part.surface.moved(z=z), part.colour) for part in parts for z in (-spread, spread)]
-    elif draw.chance(0.2):
+        return [Part(part.surface.moved(z=z), part.colour) for part in parts for z in (-spread, spread)]
+    if draw.chance(0.2):
         post, width = draw.uniform(0.3, 0.8) * height, draw.uniform(0.8, 1.2) * half_z
+        foot = block((0, 0.02, 0), (2 * width, 0.04, 2 * width))
         parts = [Part(part.surface.moved(y=post), part.colour) for part in parts]
-        parts += painted(_BLACK, rod((0, 0, 0), (0, post + lift, 0), 0.15 * half_z), block((0, 0.02, 0), (2 * width, 0.04, 2 * width)))
+        parts += painted(_BLACK, rod((0, 0, 0), (0, post + lift, 0), 0.15 * half_z), foot)
+    return parts
+
+
+def _speaker_body(draw: Draw, style: str, half_x: float, half_z: float, height: float) -> Surface:
+    if style == "round":
+        ring_P2 = outline(2 * half_x, 2 * half_z, num_points=28)
+        return prism(ring_P2, "y", 0, height, top_scale=draw.uniform(0.7, 1.0))
+    if style == "wedge":
+        profile = [(-half_x, 0), (half_x, 0), (draw.uniform(0.2, 0.9) * half_x, height), (-half_x, height)]
+        return prism(profile, "z", -half_z, half_z)
+    ring_P2 = outline(2 * half_x, 2 * half_z, roundness=draw.choice(0.05, 0.05, 0.2, 0.4), num_points=28)
+    # A taper narrows the rear: the front stays upright under its drivers.
+    taper = draw.choice(1.0, draw.uniform(0.45, 0.95))
+    ring_P2[:, 1] *= np.where(ring_P2[:, 0] < 0, taper, 1.0)
+    return prism(ring_P2, "y", 0, height)
+
+
+def _speaker_additions(draw: Draw, half_x: float, half_z: float, lift: float, height: float) -> list[Part]:
+    """Return a tweeter's pod on the top, a plinth below, both or neither."""
+    parts: list[Part] = []
+    if draw.chance(0.25):
+        size = draw.uniform(0.3, 0.6) * half_z
+        pod = ball(1.4 * size, 0.8 * size, size).moved(draw.uniform(-0.4, 0.4) * half_x, lift + height + 0.5 * size)
+        parts += painted(draw.grey(0.15, 0.6), pod)
+    if draw.chance(0.25):
+        plinth, spread = draw.uniform(0.04, 0.12), draw.uniform(1.1, 1.5)
+        x, z = spread * half_x, spread * half_z
+        parts += painted(_BLACK, box((-x, -plinth, -z), (x, 0.01, z)))
+    return parts
+
+
+def _soundbar(draw: Draw, case: Colour) -> list[Part]:
+    """Return a long low loudspeaker: square or rounded, on feet or not, with a subwoofer beside it or not."""
+    half_x, half_y, half_z = draw.uniform(0.06, 0.18), draw.uniform(0.05, 0.14), draw.uniform(0.45, 0.8)
+    ring_P2 = outline(2 * half_x, 2 * half_y, roundness=draw.choice(0.05, 0.05, 0.4, 1.0), num_points=24)
+    parts = painted(case, prism(ring_P2, "z", -half_z, half_z))
+    if draw.chance(0.4):
+        waist, middle = draw.uniform(0.5, 0.85), draw.uniform(0.2, 0.8) * half_z
+        rings = [
+            np.c_[size * ring_P2, np.full(24, z)]
+            for z, size in ((-half_z, waist), (-middle, 1), (middle, 1), (half_z, waist))
+        ]
+        parts = painted(case, loft(rings))
+    for z in np.linspace(-0.8, 0.8, draw.integer(2, 6)):
+        parts += _driver(draw, 0.97 * half_x, 0.0, float(z) * half_z, 0.7 * half_y)
+    if draw.chance(0.4):
+        drop, z = draw.uniform(0.03, 0.1), draw.uniform(0.4, 0.9) * half_z
+        foot = box((-0.8 * half_x, -half_y - drop, z - 0.05), (0.8 * half_x, 0, z + 0.05))
+        parts += painted(_BLACK, *both_sides(foot))
+    if draw.chance(0.35):
+        size, side = draw.uniform(0.12, 0.22), draw.choice(-1.0, 1.0)
+        subwoofer = box(
+            (-size, -half_y, half_z + 0.08), (size, -half_y + draw.uniform(0.3, 0.5), half_z + 0.08 + 1.6 * size)
+        )
+        parts += painted(case, subwoofer.scaled(z=side))
     return parts
 
 
@@ -176,15 +225,18 @@ def telephone(draw: Draw) -> list[Part]:
     if style == "desk":
         return _desk_telephone(draw, case)
     half_y = 0.5
-    half_z, half_x = draw.uniform(0.2, 0.3), draw.uniform(0.03, 0.09)
+    half_z, half_x = draw.uniform(0.18, 0.34), draw.uniform(0.025, 0.1)
     if style in ("keypad", "cordless"):
-        half_z, half_x = draw.uniform(0.15, 0.24), draw.uniform(0.06, 0.14)
+        half_z, half_x = draw.uniform(0.13, 0.26), draw.uniform(0.05, 0.15)
     ring_P2 = outline(2 * half_y, 2 * half_z, roundness=draw.choice(0.1, 0.2, 0.35, 0.5), num_points=32)
+    # Narrower towards the top or the bottom, or waisted.
+    ring_P2[:, 1] *= 1 + draw.uniform(-0.3, 0.3) * ring_P2[:, 0] + draw.uniform(-0.2, 0.8) * (ring_P2[:, 0] ** 2 - 0.1)
     body = painted(case, prism(ring_P2, "x", -half_x, half_x))
     face = half_x + 0.008
     if style == "smartphone":
         parts = body + painted(_BLACK, box((0, -0.82 * half_y, -0.88 * half_z), (face, 0.82 * half_y, 0.88 * half_z)))
-        return parts + painted(draw.grey(), disc("x", 0.1 * half_z, 0, face, num_sides=12).moved(y=-0.91 * half_y))
+        parts += painted(draw.grey(), disc("x", 0.1 * half_z, 0, face, num_sides=12).moved(y=-0.91 * half_y))
+        return _on_stand(draw, parts, half_x, half_z) if draw.chance(0.5) else parts
     if style == "flip":
         return _flip_telephone(draw, case, half_z, half_x)
     split = draw.uniform(-0.1, 0.2) * half_y
@@ -198,12 +250,30 @@ def telephone(draw: Draw) -> list[Part]:
     parts += _keys(draw, half_z, -0.88 * half_y, split, half_x)
     if draw.chance(0.45):
         side, length = draw.choice(-1, 1), draw.uniform(0.1, 0.45)
-        parts += painted(_BLACK, rod((0, 0.4, side * 0.7 * half_z), (0, 0.5 + length, side * 0.7 * half_z), 0.3 * half_x + 0.012))
+        parts += painted(
+            _BLACK, rod((0, 0.4, side * 0.7 * half_z), (0, 0.5 + length, side * 0.7 * half_z), 0.3 * half_x + 0.012)
+        )
     if style == "cordless":
         depth = draw.uniform(0.15, 0.3)
         cradle = box((-depth, -0.62, -1.3 * half_z), (depth, draw.uniform(-0.48, -0.3), 1.3 * half_z))
         parts += painted(draw.grey(0.1, 0.9), cradle)
     return parts
+
+
+def _on_stand(draw: Draw, parts: list[Part], half_x: float, half_z: float) -> list[Part]:
+    """Return the telephone leant back on a desk stand, with a foot, a ledge and a rest."""
+    lean, foot = draw.uniform(5, 35), draw.uniform(0.12, 0.35)
+    width, ledge = draw.uniform(0.5, 1.4) * half_z, draw.uniform(0.02, 0.08)
+    leant = [Part(part.surface.turned("z", lean, (0, -0.5, 0)), part.colour) for part in parts]
+    rest_y = draw.uniform(-0.2, 0.2)
+    rest_x = -math.tan(math.radians(lean)) * (rest_y + 0.5) - half_x
+    surfaces = [
+        box((-foot - 0.1, -0.5 - 2 * ledge, -width), (foot, -0.5 - ledge, width)),
+        box((half_x, -0.5 - ledge, -width), (half_x + 0.05, -0.5 + ledge, width)),
+        box((-half_x, -0.5 - ledge, -width), (half_x + 0.05, -0.5, width)),
+        rod((-foot, -0.5 - ledge, 0), (rest_x, rest_y, 0), draw.uniform(0.025, 0.06)),
+    ]
+    return leant + painted(draw.grey(), *surfaces)
 
 
 def _keys(draw: Draw, half_z: float, low: float, high: float, face: float) -> list[Part]:
@@ -238,7 +308,11 @@ def _desk_telephone(draw: Draw, case: Colour) -> list[Part]:
         parts += painted(colours[0], placed[0]) + painted(colours[1], placed[1])
         across, z0 = True, 0.0
     else:
-        keys = [block((x * half_x, 0.01, z * half_z), (0.16 * half_x, 0.05, 0.16 * half_z)) for x in (-0.1, 0.2, 0.5) for z in (0.1, 0.4, 0.7)]
+        keys = [
+            block((x * half_x, 0.01, z * half_z), (0.16 * half_x, 0.05, 0.16 * half_z))
+            for x in (-0.1, 0.2, 0.5)
+            for z in (0.1, 0.4, 0.7)
+        ]
         parts += painted(draw.grey(0.6, 0.95), *(key.turned("z", -slope).moved(y=deck_y) for key in keys))
         across, z0 = draw.chance(0.4), -0.62 * half_z
     length, radius = draw.uniform(0.3, 0.4), draw.uniform(0.045, 0.07)

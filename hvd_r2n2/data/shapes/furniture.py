@@ -1,5 +1,7 @@
 """Tables and cabinets: tops on feet, and boxes with doors, drawers and shelves."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from hvd_r2n2.data.shapes.legs import four_legs, plate_base, runners, side_panels, star_base, stretchers
@@ -26,7 +28,9 @@ def table(draw: Draw) -> list[Part]:
     top_colour = wood if draw.chance(0.6) else draw.choice(draw.grey(0.7, 0.95), draw.paint(), (0.6, 0.72, 0.75))
     half_x = draw.uniform(0.25, 0.55)
     half_z = half_x * draw.uniform(1.0, 2.4)
-    height = draw.choice(draw.uniform(0.3, 0.5), draw.uniform(0.6, 0.85), draw.uniform(0.6, 0.85), draw.uniform(0.9, 1.1))
+    height = draw.choice(
+        draw.uniform(0.3, 0.5), draw.uniform(0.6, 0.85), draw.uniform(0.6, 0.85), draw.uniform(0.9, 1.1)
+    )
     thickness, size = draw.uniform(0.02, 0.08), draw.uniform(0.035, 0.1)
     under = height - thickness
     style = draw.choice("legs", "legs", "legs", "pedestal", "trestle", "panels", "runners", "crossed", "desk", "drum")
@@ -86,7 +90,9 @@ def _under_table(
     if style == "drawers":
         low, x = draw.uniform(0.65, 0.85) * under, 0.9 * half_x
         parts = painted(wood, box((-x, low, -0.95 * half_z), (x, under, 0.95 * half_z)))
-        return parts + painted((0.2, 0.2, 0.2), *both_sides(block((x, (low + under) / 2, half_z / 2), (0.04, 0.03, 0.12))))
+        return parts + painted(
+            (0.2, 0.2, 0.2), *both_sides(block((x, (low + under) / 2, half_z / 2), (0.04, 0.03, 0.12)))
+        )
     return []
 
 
@@ -184,7 +190,7 @@ def _fronts(draw: Draw, colour: Colour, half_x: float, half_z: float, low: float
     parts = []
     for column in range(columns):
         z0, z1 = (-half_z + 2 * half_z * (column + i) / columns for i in (0, 1))
-        for y0, y1 in zip(split[:-1], split[1:], strict=True):
+        for y0, y1 in pairwise(split):
             parts += painted(colour, box((half_x, y0 + gap, z0 + gap), (half_x + proud, y1 - gap, z1 - gap)))
             x, y, z = half_x + proud, (y0 + y1) / 2, (z0 + z1) / 2
             if handle == "bar":
@@ -209,8 +215,8 @@ def _shelves(
     if draw.chance(0.7):
         surfaces.append(box((-half_x, low, -half_z), (-half_x + 0.02, high, half_z)))
     parts = painted(wood, *surfaces)
-    for y0, y1 in zip(y_edges[:-1], y_edges[1:], strict=True):
-        for z0, z1 in zip(z_edges[:-1], z_edges[1:], strict=True):
+    for y0, y1 in pairwise(y_edges):
+        for z0, z1 in pairwise(z_edges):
             if draw.chance(0.3):
                 parts += painted(front, box((-half_x, y0, z0), (half_x, y1, z1)))
     return parts

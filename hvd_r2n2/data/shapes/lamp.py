@@ -84,7 +84,9 @@ def _floor_lamp(draw: Draw, metal: Colour) -> list[Part]:
     pole = disc("y", draw.uniform(0.015, 0.04), 0, height + 0.5 * shade_height)
     parts = painted(metal, foot, pole) + _shade(draw, shade_radius, shade_height, height)
     if draw.chance(0.25):
-        parts += painted(draw.wood(), disc("y", draw.uniform(0.2, 0.32), 0.45 * height, 0.45 * height + 0.03, num_sides=28))
+        parts += painted(
+            draw.wood(), disc("y", draw.uniform(0.2, 0.32), 0.45 * height, 0.45 * height + 0.03, num_sides=28)
+        )
     return parts
 
 
@@ -95,10 +97,24 @@ def _desk_lamp(draw: Draw, metal: Colour) -> list[Part]:
     elbow = (first * math.cos(lean), 0.04 + first * math.sin(lean), 0.0)
     head = (elbow[0] + second * math.cos(reach), elbow[1] + second * math.sin(reach), 0.0)
     radius = draw.uniform(0.015, 0.03)
-    surfaces = [disc("y", draw.uniform(0.12, 0.2), 0, 0.05, num_sides=28) if draw.chance(0.6) else block((0, 0.03, 0), (0.3, 0.06, 0.24))]
+    surfaces = [
+        disc("y", draw.uniform(0.12, 0.2), 0, 0.05, num_sides=28)
+        if draw.chance(0.6)
+        else block((0, 0.03, 0), (0.3, 0.06, 0.24))
+    ]
     surfaces += [rod((0, 0.04, 0), elbow, radius), rod(elbow, head, radius), ball(0.04, 0.04, 0.04).moved(*elbow)]
     width, length = draw.uniform(0.08, 0.16), draw.uniform(0.12, 0.25)
-    cup = revolved([(0.3 * width, 0), (0.4 * width, -0.3 * length), (width, -length), (0.85 * width, -length), (0.2 * width, -0.3 * length), (0.1 * width, -0.02)], closed=True)
+    cup = revolved(
+        [
+            (0.3 * width, 0),
+            (0.4 * width, -0.3 * length),
+            (width, -length),
+            (0.85 * width, -length),
+            (0.2 * width, -0.3 * length),
+            (0.1 * width, -0.02),
+        ],
+        closed=True,
+    )
     tilt = draw.uniform(10, 50)
     bulb = ball(0.5 * width, 0.5 * width, 0.5 * width).moved(y=-0.7 * length)
     placed = [surface.turned("z", tilt).moved(*head) for surface in (cup, bulb)]
@@ -137,9 +153,7 @@ def _hanging_lamp(draw: Draw, metal: Colour) -> list[Part]:
     if count == 1:
         return single
     step = 2.2 * radius
-    parts = [
-        Part(p.surface.moved(z=(i - (count - 1) / 2) * step), p.colour) for i in range(count) for p in single
-    ]
+    parts = [Part(p.surface.moved(z=(i - (count - 1) / 2) * step), p.colour) for i in range(count) for p in single]
     return parts + painted(metal, block((0, height + cord + 0.04, 0), (0.12, 0.06, (count - 1) * step + 0.2)))
 
 
@@ -153,7 +167,9 @@ def _chandelier(draw: Draw, metal: Colour) -> list[Part]:
     for arm in range(arms):
         angle = 2 * math.pi * arm / arms
         x, z = math.cos(angle), math.sin(angle)
-        path = [(r * radius * x, y, r * radius * z) for r, y in ((0, 0), (0.4, -sag), (0.8, -sag), (1, -0.02), (1, 0.06))]
+        path = [
+            (r * radius * x, y, r * radius * z) for r, y in ((0, 0), (0.4, -sag), (0.8, -sag), (1, -0.02), (1, 0.06))
+        ]
         parts += painted(metal, tube(path, 0.018, num_sides=8))
         parts += [Part(p.surface.moved(radius * x, 0.05, radius * z), p.colour) for p in shade]
     return parts
@@ -175,7 +191,9 @@ def _lantern(draw: Draw, metal: Colour) -> list[Part]:
 def _wall_lamp(draw: Draw, metal: Colour) -> list[Part]:
     """Return a plate on a wall at -x, an arm towards +x, and a shade."""
     reach, size = draw.uniform(0.2, 0.5), draw.uniform(0.14, 0.26)
-    plate = prism(outline(draw.uniform(0.2, 0.6), draw.uniform(0.14, 0.3), roundness=draw.choice(0.05, 1.0)), "x", -0.04, 0)
+    plate = prism(
+        outline(draw.uniform(0.2, 0.6), draw.uniform(0.14, 0.3), roundness=draw.choice(0.05, 1.0)), "x", -0.04, 0
+    )
     arm = tube([(0, 0, 0), (0.5 * reach, draw.uniform(-0.15, 0.1), 0), (reach, 0, 0), (reach, 0.1, 0)], 0.025)
     shade = [Part(p.surface.moved(x=reach, y=0.08), p.colour) for p in _shade(draw, size, 1.2 * size, 0)]
     return painted(metal, plate, arm) + shade

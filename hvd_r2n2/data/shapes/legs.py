@@ -1,12 +1,13 @@
 """What furniture stands on: legs, pedestals, runners and panels, from the floor (y = 0) up to a height."""
 
 import math
+from itertools import pairwise
 
 from hvd_r2n2.data.shapes.parts import Draw, Surface, bar, block, both_sides, box, disc, revolved, rod, tube
 
 
 def four_legs(draw: Draw, half_x: float, half_z: float, top: float, size: float) -> list[Surface]:
-    """Return four legs under the corners of a (2 half_x) × (2 half_z) top: square, round, tapered, turned or splayed."""
+    """Return four legs under the corners of a (2 half_x) × (2 half_z) top: square, round, tapered, turned, splayed."""
     style = draw.choice("square", "round", "tapered", "turned", "splayed", "round-splayed")
     splay = draw.uniform(0.08, 0.25) * top if "splayed" in style else 0.0
     splay = min(splay, 0.5 * half_x, 0.5 * half_z)
@@ -85,9 +86,9 @@ def runners(draw: Draw, half_x: float, half_z: float, top: float, size: float) -
     """Return two side frames that stand on the floor with a rail: closed loops, or cantilevers open at the back."""
     z, r, cantilever = half_z - size / 2, 0.45 * size, draw.chance(0.4)
     path = [(-half_x, top, z), (half_x - r, top, z), (half_x - r, r, z), (-half_x, r, z)]
-    surfaces = []
+    surfaces: list[Surface] = []
     if draw.chance(0.5):
-        frame = [rod(start, end, r) for start, end in zip(path[:-1], path[1:], strict=True)]
+        frame = [rod(start, end, r) for start, end in pairwise(path)]
         if not cantilever:
             frame.append(rod(path[3], path[0], r))
     else:

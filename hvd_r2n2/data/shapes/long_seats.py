@@ -21,7 +21,7 @@ def bench(draw: Draw) -> list[Part]:
     """Return a bench that faces +x: plain, with a back and arms, or a picnic table with its benches."""
     wood, metal = draw.wood(), draw.grey(0.1, 0.6)
     half_z = draw.uniform(0.5, 1.1)
-    if draw.chance(0.15):
+    if draw.chance(0.1):
         return _picnic_table(draw, half_z)
     half_x, seat_y = draw.uniform(0.16, 0.3), draw.uniform(0.36, 0.5)
     thickness, size = draw.uniform(0.03, 0.1), draw.uniform(0.05, 0.1)
@@ -132,7 +132,6 @@ def sofa(draw: Draw) -> list[Part]:
     back_depth, arm_width = draw.uniform(0.14, 0.26), draw.uniform(0.08, 0.22)
     pad = draw.uniform(0.1, 0.18)
     parts = painted(cover, box((-half_x, base_y, -half_z), (half_x, seat_y - pad, half_z)))
-    parts += painted(draw.wood(), *_sofa_feet(draw, half_x, half_z + arm_width, base_y))
     parts += painted(cover, *_sofa_back(draw, half_x, half_z, seat_y - pad, back_y, back_depth))
     inner = half_x - back_depth / 2
     width = 2 * half_z / seats
@@ -145,6 +144,8 @@ def sofa(draw: Draw) -> list[Part]:
             back_pad = cushion((0, 0, 0), (height, 0.6 * pad, 0.94 * width), 0.25).turned("z", 100)
             parts += painted(cushions, back_pad.moved(-half_x + back_depth + 0.2 * pad, seat_y + height / 2, z))
     arm_style = draw.choice("block", "rolled", "sloped", "low", "none")
+    outer_z = half_z + (arm_width if arm_style != "none" else 0.0)
+    parts += painted(draw.wood(), *_sofa_feet(draw, half_x, outer_z, base_y))
     parts += painted(cover, *_sofa_arms(draw, arm_style, half_x, half_z, base_y, seat_y, back_y, arm_width))
     if seats >= 2 and draw.chance(0.3):
         side, reach = draw.choice(-1.0, 1.0), draw.uniform(0.4, 0.8)
@@ -165,7 +166,12 @@ def _sofa_back(draw: Draw, half_x: float, half_z: float, low: float, top: float,
     if style == "straight":
         return [box((-half_x, low - 0.05, -half_z), (-half_x + depth, top, half_z))]
     if style == "raked":
-        profile = [(-half_x, low - 0.05), (-half_x + depth, low - 0.05), (-half_x + 0.4 * depth, top), (-half_x - 0.4 * depth, top)]
+        profile = [
+            (-half_x, low - 0.05),
+            (-half_x + depth, low - 0.05),
+            (-half_x + 0.4 * depth, top),
+            (-half_x - 0.4 * depth, top),
+        ]
         return [prism(profile, "z", -half_z, half_z)]
     if style == "rolled":
         roll = disc("z", 0.5 * depth, -half_z, half_z).moved(-half_x + 0.4 * depth, top - 0.5 * depth)

@@ -30,7 +30,7 @@ class Surface:
 
     def moved(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> "Surface":
         """Return the surface shifted."""
-        return Surface(self.vertices_N3 + (x, y, z), self.faces_F3)
+        return Surface(np.add(self.vertices_N3, (x, y, z)), self.faces_F3)
 
     def scaled(self, x: float = 1.0, y: float = 1.0, z: float = 1.0) -> "Surface":
         """Return the surface stretched about the origin; a negative factor mirrors it (normals stay outward)."""
@@ -81,7 +81,10 @@ class Draw:
         return options[int(self._generator.integers(len(options)))]
 
     def colour(
-        self, hue: tuple[float, float] = (0, 1), saturation: tuple[float, float] = (0, 1), value: tuple[float, float] = (0, 1)
+        self,
+        hue: tuple[float, float] = (0, 1),
+        saturation: tuple[float, float] = (0, 1),
+        value: tuple[float, float] = (0, 1),
     ) -> Colour:
         """Return a colour drawn from ranges of hue, saturation and value."""
         return colorsys.hsv_to_rgb(self.uniform(*hue) % 1, self.uniform(*saturation), self.uniform(*value))
@@ -90,7 +93,7 @@ class Draw:
         """Return a colour of wood, from pale birch to dark walnut."""
         return self.colour((0.055, 0.1), (0.3, 0.7), (0.3, 0.9))
 
-    def grey(self, low: float = 0.1, high: float = 0.95) -> Colour:
+    def grey(self, low: float = 0.15, high: float = 0.95) -> Colour:
         """Return a nearly neutral grey."""
         return self.colour((0, 1), (0, 0.06), (low, high))
 
@@ -234,7 +237,17 @@ def wing(root: Vector, tip: Vector, root_chord: float, tip_chord: float, thickne
     """
     span = np.subtract(tip, root)[1:]
     normal_y, normal_z = -span[1] / np.linalg.norm(span), span[0] / np.linalg.norm(span)
-    profile_P2 = ((0, 0), (0.1, 0.35), (0.3, 0.5), (0.65, 0.32), (1, 0.03), (1, -0.03), (0.65, -0.3), (0.3, -0.42), (0.1, -0.3))
+    profile_P2 = (
+        (0, 0),
+        (0.1, 0.35),
+        (0.3, 0.5),
+        (0.65, 0.32),
+        (1, 0.03),
+        (1, -0.03),
+        (0.65, -0.3),
+        (0.3, -0.42),
+        (0.1, -0.3),
+    )
     rings = [
         [
             (x - along * chord, y + across * chord * thickness * normal_y, z + across * chord * thickness * normal_z)

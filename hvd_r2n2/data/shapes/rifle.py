@@ -27,14 +27,20 @@ def rifle(draw: Draw) -> list[Part]:
     """Return a rifle whose muzzle points to +x; its length is about 1."""
     style = draw.choice("bolt", "bolt", "assault", "assault", "submachine", "shotgun", "bullpup", "musket")
     steel = draw.grey(0.1, 0.35)
-    stock = draw.wood() if style in ("bolt", "musket", "shotgun") or draw.chance(0.3) else draw.choice(steel, draw.colour((0.1, 0.25), (0.15, 0.4), (0.25, 0.5)))
+    stock = (
+        draw.wood()
+        if style in ("bolt", "musket", "shotgun") or draw.chance(0.3)
+        else draw.choice(steel, draw.colour((0.1, 0.25), (0.15, 0.4), (0.25, 0.5)))
+    )
     thickness = draw.uniform(0.035, 0.05)
     receiver_x = draw.uniform(-0.06, 0.04)
     receiver_length, receiver_height = draw.uniform(0.2, 0.3), draw.uniform(0.05, 0.08)
     muzzle = {"submachine": 0.32, "assault": 0.44}.get(style, 0.5) - draw.uniform(0, 0.06)
     barrel_y = draw.uniform(0.0, 0.02)
     parts = painted(steel, rod((receiver_x, barrel_y, 0), (muzzle, barrel_y, 0), draw.uniform(0.011, 0.017)))
-    parts += painted(steel, block((receiver_x - receiver_length / 2, 0, 0), (receiver_length, receiver_height, thickness)))
+    parts += painted(
+        steel, block((receiver_x - receiver_length / 2, 0, 0), (receiver_length, receiver_height, thickness))
+    )
     rear = receiver_x - receiver_length
     parts += painted(stock, *_stock(draw, style, rear, receiver_height, thickness))
     parts += painted(stock, *_forend(draw, style, receiver_x, muzzle, barrel_y, thickness))
@@ -58,7 +64,13 @@ def _stock(draw: Draw, style: str, rear: float, height: float, thickness: float)
     half = 0.45 * thickness
     kind = draw.choice("solid", "skeleton", "wire", "telescopic") if style in ("assault", "submachine") else "solid"
     if style == "bullpup":
-        profile = [(rear + 0.02, height / 2), (end, height / 2), (end, height / 2 - butt), (rear - 0.1, -height), (rear + 0.02, -height / 2)]
+        profile = [
+            (rear + 0.02, height / 2),
+            (end, height / 2),
+            (end, height / 2 - butt),
+            (rear - 0.1, -height),
+            (rear + 0.02, -height / 2),
+        ]
         return [_blade(profile, half)]
     if kind == "wire":
         low = -drop - butt / 2
@@ -74,7 +86,12 @@ def _stock(draw: Draw, style: str, rear: float, height: float, thickness: float)
         return [prism(upper, "z", -half, half), pad, brace]
     wrist = rear - draw.uniform(0.05, 0.1)
     upper = [(rear + 0.03, top), (wrist, top - 0.4 * drop), (wrist - 0.04, top - 0.3 * drop), (end, top - drop)]
-    lower = [(rear + 0.03, -height / 2), (wrist, -height / 2 - 0.2 * drop), (wrist - 0.04, -height / 2 - 0.6 * drop), (end, top - drop - butt)]
+    lower = [
+        (rear + 0.03, -height / 2),
+        (wrist, -height / 2 - 0.2 * drop),
+        (wrist - 0.04, -height / 2 - 0.6 * drop),
+        (end, top - drop - butt),
+    ]
     rings = [
         [(x, high, -half), (x, high, half), (low_x, low, half), (low_x, low, -half)]
         for (x, high), (low_x, low) in zip(upper, lower, strict=True)
@@ -99,7 +116,12 @@ def _forend(draw: Draw, style: str, start: float, muzzle: float, y: float, thick
         return [disc("x", 0.6 * thickness, start, end, num_sides=12).moved(y=y)]
     half = 0.45 * thickness
     rings = [
-        [(x, y + 0.2 * size, -half * size / height), (x, y + 0.2 * size, half * size / height), (x, y - size, 0.8 * half), (x, y - size, -0.8 * half)]
+        [
+            (x, y + 0.2 * size, -half * size / height),
+            (x, y + 0.2 * size, half * size / height),
+            (x, y - size, 0.8 * half),
+            (x, y - size, -0.8 * half),
+        ]
         for x, size in ((start - 0.02, height), (end, height * draw.uniform(0.5, 1.0)))
     ]
     return [loft(rings)]
@@ -116,7 +138,9 @@ def _magazine(draw: Draw, style: str, x: float, height: float, thickness: float)
         angle = curve * t
         cx, cy = x + length * t * math.sin(angle) * 0.8, -height / 2 + 0.01 - length * t * math.cos(angle)
         dx, dy = width / 2 * math.cos(angle), width / 2 * math.sin(angle)
-        rings.append([(cx - dx, cy - dy, -half), (cx + dx, cy + dy, -half), (cx + dx, cy + dy, half), (cx - dx, cy - dy, half)])
+        rings.append(
+            [(cx - dx, cy - dy, -half), (cx + dx, cy + dy, -half), (cx + dx, cy + dy, half), (cx - dx, cy - dy, half)]
+        )
     return loft(rings)
 
 
@@ -127,13 +151,20 @@ def _sights(draw: Draw, style: str, rear: float, muzzle: float, height: float) -
     if scoped:
         y, radius, length = top + draw.uniform(0.03, 0.045), draw.uniform(0.016, 0.024), draw.uniform(0.2, 0.32)
         x = rear + 0.02
-        surfaces += [rod((x, y, 0), (x + length, y, 0), radius), disc("x", 1.5 * radius, x + 0.75 * length, x + length).moved(y=y)]
+        surfaces += [
+            rod((x, y, 0), (x + length, y, 0), radius),
+            disc("x", 1.5 * radius, x + 0.75 * length, x + length).moved(y=y),
+        ]
         surfaces += [disc("x", 1.35 * radius, x, x + 0.2 * length).moved(y=y)]
         return surfaces + [block((x + t * length, (top + y) / 2, 0), (0.02, y - top, 0.02)) for t in (0.3, 0.65)]
     if style in ("assault", "bullpup") and draw.chance(0.45):
         y = top + draw.uniform(0.03, 0.05)
         handle = block((rear + 0.12, y, 0), (0.16, 0.014, 0.02))
-        return [*surfaces, handle, *(block((rear + x, (top + y) / 2, 0), (0.02, y - top + 0.01, 0.02)) for x in (0.05, 0.19))]
+        return [
+            *surfaces,
+            handle,
+            *(block((rear + x, (top + y) / 2, 0), (0.02, y - top + 0.01, 0.02)) for x in (0.05, 0.19)),
+        ]
     return [*surfaces, block((rear + 0.06, top + 0.01, 0), (0.03, 0.03, 0.02))]
 
 

@@ -27,11 +27,24 @@ _GLASS = (0.12, 0.17, 0.24)
 
 def watercraft(draw: Draw) -> list[Part]:
     """Return a vessel whose bow points to +x; its length is about 1."""
-    styles = (_sailing_boat, _sailing_boat, _motor_boat, _motor_boat, _rowing_boat, _liner, _freighter, _warship, _tug, _submarine)
+    styles = (
+        _sailing_boat,
+        _sailing_boat,
+        _motor_boat,
+        _motor_boat,
+        _rowing_boat,
+        _liner,
+        _freighter,
+        _warship,
+        _tug,
+        _submarine,
+    )
     return draw.choice(*styles, _catamaran, _tall_ship)(draw, draw.paint())
 
 
-def _hull(draw: Draw, beam: float, depth: float, *, sheer: float = 0.25, stern: float = 0.75, full: float = 2.0) -> Surface:
+def _hull(
+    draw: Draw, beam: float, depth: float, *, sheer: float = 0.25, stern: float = 0.75, full: float = 2.0
+) -> Surface:
     """Return a hull from x = -0.5 to 0.5, its deck about y = 0.
 
     `sheer` lifts the deck towards the bow and `stern` is the transom's width, as fractions of depth and beam; a
@@ -46,7 +59,14 @@ def _hull(draw: Draw, beam: float, depth: float, *, sheer: float = 0.25, stern: 
         x, bilge = t - 0.5, flare + (1 - flare) * (1 - t) * 0.5
         half, low = width / 2, bottom * 0.65 + deck * 0.35
         rings.append(
-            [(x, deck, half), (x, low, half * bilge), (x, bottom, half * keel), (x, bottom, -half * keel), (x, low, -half * bilge), (x, deck, -half)]
+            [
+                (x, deck, half),
+                (x, low, half * bilge),
+                (x, bottom, half * keel),
+                (x, bottom, -half * keel),
+                (x, low, -half * bilge),
+                (x, deck, -half),
+            ]
         )
     return loft(rings)
 
@@ -71,7 +91,14 @@ def _sail(foot: tuple[float, float, float], length: float, height: float, *, bel
     for t in np.linspace(0, 1, 6):
         chord = length * (1 - t) + 0.004
         bow = belly * math.sin(math.pi * min(t + 0.15, 1))
-        rings.append([(x, y + t * height, z), (x - chord / 2, y + t * height, z + bow + 0.008), (x - chord, y + t * height, z), (x - chord / 2, y + t * height, z + bow - 0.004)])
+        rings.append(
+            [
+                (x, y + t * height, z),
+                (x - chord / 2, y + t * height, z + bow + 0.008),
+                (x - chord, y + t * height, z),
+                (x - chord / 2, y + t * height, z + bow - 0.004),
+            ]
+        )
     return loft(rings)
 
 
@@ -80,14 +107,18 @@ def _sailing_boat(draw: Draw, colour: Colour) -> list[Part]:
     hull = _hull(draw, beam, depth, stern=draw.uniform(0.5, 0.9), full=draw.uniform(1.0, 2.0))
     height, x = draw.uniform(0.8, 1.3), draw.uniform(0.0, 0.14)
     parts = painted(colour, hull) + painted(draw.wood(), box((-0.3, -0.02, -0.3 * beam), (x - 0.05, 0.05, 0.3 * beam)))
-    parts += painted((0.75, 0.75, 0.77), rod((x, -0.05, 0), (x, height, 0), 0.012), rod((x, 0.1, 0), (x - 0.42, 0.1, 0), 0.01))
+    parts += painted(
+        (0.75, 0.75, 0.77), rod((x, -0.05, 0), (x, height, 0), 0.012), rod((x, 0.1, 0), (x - 0.42, 0.1, 0), 0.01)
+    )
     canvas = draw.choice((0.95, 0.94, 0.9), draw.paint())
     if draw.chance(0.85):
-        parts += painted(canvas, _sail((x - 0.012, 0.11, 0), draw.uniform(0.3, 0.42), draw.uniform(0.75, 0.95) * (height - 0.11)))
+        parts += painted(
+            canvas, _sail((x - 0.012, 0.11, 0), draw.uniform(0.3, 0.42), draw.uniform(0.75, 0.95) * (height - 0.11))
+        )
         if draw.chance(0.75):
             jib = [(0.48, 0.06, 0.0), (x + 0.03, 0.08, 0.02), (x + 0.015, draw.uniform(0.6, 0.9) * height, 0.0)]
-            ring = np.asarray(jib)
-            parts += painted(canvas, loft([ring + (0, 0, 0.004), ring - (0, 0, 0.004)]))
+            ring, half = np.asarray(jib), np.array((0, 0, 0.004))
+            parts += painted(canvas, loft([ring + half, ring - half]))
     if draw.chance(0.6):
         keel = block((-0.02, -depth - draw.uniform(0.05, 0.1), 0), (0.16, 0.2, 0.025))
         parts += painted((0.2, 0.2, 0.25), keel, block((-0.46, -depth - 0.02, 0), (0.05, 0.14, 0.02)))
@@ -96,12 +127,27 @@ def _sailing_boat(draw: Draw, colour: Colour) -> list[Part]:
 
 def _motor_boat(draw: Draw, colour: Colour) -> list[Part]:
     beam, depth = draw.uniform(0.28, 0.4), draw.uniform(0.12, 0.2)
-    parts = painted(colour, _hull(draw, beam, depth, sheer=draw.uniform(0.1, 0.4), stern=draw.uniform(0.85, 1.0), full=draw.uniform(1.2, 2.2)))
+    parts = painted(
+        colour,
+        _hull(
+            draw, beam, depth, sheer=draw.uniform(0.1, 0.4), stern=draw.uniform(0.85, 1.0), full=draw.uniform(1.2, 2.2)
+        ),
+    )
     white, x = draw.grey(0.8, 0.98), draw.uniform(-0.1, 0.15)
     if draw.chance(0.5):
         length, height, width = draw.uniform(0.25, 0.45), draw.uniform(0.08, 0.16), draw.uniform(0.6, 0.85) * beam
-        profile = [(x - length / 2, -0.02), (x + length / 2 + 0.1, -0.02), (x + length / 2 - 0.05, height), (x - length / 2, height)]
-        glass = [(x - 0.98 * length / 2, 0.4 * height), (x + length / 2 + 0.065, 0.3 * height), (x + length / 2 - 0.015, 0.85 * height), (x - 0.98 * length / 2, 0.85 * height)]
+        profile = [
+            (x - length / 2, -0.02),
+            (x + length / 2 + 0.1, -0.02),
+            (x + length / 2 - 0.05, height),
+            (x - length / 2, height),
+        ]
+        glass = [
+            (x - 0.98 * length / 2, 0.4 * height),
+            (x + length / 2 + 0.065, 0.3 * height),
+            (x + length / 2 - 0.015, 0.85 * height),
+            (x - 0.98 * length / 2, 0.85 * height),
+        ]
         parts += painted(white, prism(profile, "z", -width / 2, width / 2))
         parts += painted(_GLASS, prism(glass, "z", -0.52 * width, 0.52 * width))
         if draw.chance(0.5):
@@ -125,13 +171,29 @@ def _rowing_boat(draw: Draw, colour: Colour) -> list[Part]:
     beam, depth, pointed = draw.uniform(0.2, 0.36), draw.uniform(0.09, 0.16), draw.chance(0.5)
     rings = []
     for t in np.linspace(0, 1, 15):
-        width = beam / 2 * (1 - abs(2 * t - 1) ** 2.4 if pointed else 1 - max(0.0, 1.6 * t - 0.6) ** 2 * 0.97 - 0.25 * (1 - t)) + 0.02
+        width = (
+            beam
+            / 2
+            * (1 - abs(2 * t - 1) ** 2.4 if pointed else 1 - max(0.0, 1.6 * t - 0.6) ** 2 * 0.97 - 0.25 * (1 - t))
+            + 0.02
+        )
         rim = draw_up = 0.35 * depth * abs(2 * t - 1) ** 2
         low, skin = -depth * (1 - 0.3 * abs(2 * t - 1) ** 3), 0.018
         x = t - 0.5
         inner = max(width - skin, 0.004)
         floor = min(low + 2 * skin, rim - 0.01)
-        rings.append([(x, rim, width), (x, low, 0.55 * width), (x, low, -0.55 * width), (x, rim, -width), (x, draw_up, -inner), (x, floor, -0.5 * inner), (x, floor, 0.5 * inner), (x, rim, inner)])
+        rings.append(
+            [
+                (x, rim, width),
+                (x, low, 0.55 * width),
+                (x, low, -0.55 * width),
+                (x, rim, -width),
+                (x, draw_up, -inner),
+                (x, floor, -0.5 * inner),
+                (x, floor, 0.5 * inner),
+                (x, rim, inner),
+            ]
+        )
     parts = painted(colour, *_open_skin(np.asarray(rings)))
     wood = draw.wood()
     for x in np.linspace(-0.25, 0.22, draw.integer(2, 3)):
@@ -183,7 +245,11 @@ def _freighter(draw: Draw, colour: Colour) -> list[Part]:
         elif kind == "hatches":
             parts += painted(draw.grey(0.4, 0.7), block((x, 0.01, 0), (0.75 * step, 0.04, 0.7 * beam)))
             if i % 2 == 0:
-                parts += painted((0.85, 0.75, 0.3), rod((x + step / 2, 0, 0), (x + step / 2, 0.16, 0), 0.01), rod((x + step / 2, 0.08, 0), (x - 0.1 * step, 0.17, 0), 0.008))
+                parts += painted(
+                    (0.85, 0.75, 0.3),
+                    rod((x + step / 2, 0, 0), (x + step / 2, 0.16, 0), 0.01),
+                    rod((x + step / 2, 0.08, 0), (x - 0.1 * step, 0.17, 0), 0.008),
+                )
         else:
             parts += painted(draw.grey(0.6, 0.95), ball(0.45 * step, 0.42 * beam, 0.42 * beam).moved(x, 0.01))
     return parts
@@ -198,8 +264,12 @@ def _warship(draw: Draw, colour: Colour) -> list[Part]:
         parts += painted((0.3, 0.3, 0.32), prism(deck, "y", 0.0, 0.025))
         island = _tower(draw, grey, draw.uniform(-0.15, 0.1), 0.14, 0.04, 0.02, 3)
         return parts + [Part(part.surface.moved(z=0.75 * beam), part.colour) for part in island]
-    parts += _tower(draw, grey, draw.uniform(-0.02, 0.1), draw.uniform(0.15, 0.28), 0.75 * beam, 0.0, draw.integer(2, 4))
-    parts += painted(grey, block((-0.14, 0.04, 0), (0.12, 0.08, 0.5 * beam)), rod((-0.13, 0, 0), (-0.15, 0.16, 0), 0.025))
+    parts += _tower(
+        draw, grey, draw.uniform(-0.02, 0.1), draw.uniform(0.15, 0.28), 0.75 * beam, 0.0, draw.integer(2, 4)
+    )
+    parts += painted(
+        grey, block((-0.14, 0.04, 0), (0.12, 0.08, 0.5 * beam)), rod((-0.13, 0, 0), (-0.15, 0.16, 0), 0.025)
+    )
     for x in draw.choice((0.3, -0.33), (0.3, 0.22, -0.3), (0.3,)):
         height = 0.05 if x == 0.22 else 0.02
         turret = block((x, height, 0), (0.07, 0.05, 0.055))
@@ -212,10 +282,17 @@ def _warship(draw: Draw, colour: Colour) -> list[Part]:
 def _tug(draw: Draw, colour: Colour) -> list[Part]:
     """Return a tug or fishing boat: short, deep, with a wheelhouse and a mast or a crane."""
     beam, depth = draw.uniform(0.3, 0.4), draw.uniform(0.15, 0.22)
-    parts = painted(colour, _hull(draw, beam, depth, sheer=draw.uniform(0.3, 0.8), stern=draw.uniform(0.7, 0.95), full=draw.uniform(1.5, 3)))
+    parts = painted(
+        colour,
+        _hull(
+            draw, beam, depth, sheer=draw.uniform(0.3, 0.8), stern=draw.uniform(0.7, 0.95), full=draw.uniform(1.5, 3)
+        ),
+    )
     x, size = draw.uniform(-0.2, 0.2), draw.uniform(0.2, 0.3)
     house = draw.grey(0.8, 0.98)
-    parts += painted(house, block((x, 0.08, 0), (size, 0.18, 0.6 * beam)), block((x, 0.22, 0), (0.7 * size, 0.12, 0.5 * beam)))
+    parts += painted(
+        house, block((x, 0.08, 0), (size, 0.18, 0.6 * beam)), block((x, 0.22, 0), (0.7 * size, 0.12, 0.5 * beam))
+    )
     parts += painted(_GLASS, block((x, 0.23, 0), (0.72 * size, 0.05, 0.52 * beam)))
     parts += painted(draw.paint(), rod((x - 0.7 * size, 0, 0), (x - 0.7 * size, draw.uniform(0.2, 0.36), 0), 0.045))
     mast_x = draw.choice(0.33, -0.38)
@@ -233,9 +310,16 @@ def _submarine(draw: Draw, colour: Colour) -> list[Part]:
     sail_P2 = outline(length, 0.6 * radius, roundness=0.8)
     parts += painted(dark, prism(sail_P2, "y", 0.6 * radius, radius + height).moved(x=x))
     parts += painted((0.3, 0.3, 0.3), rod((x, radius, 0), (x, radius + height + draw.uniform(0.03, 0.1), 0), 0.009))
-    parts += painted(dark, *both_sides(wing((x + 0.03, radius + 0.5 * height, 0), (x + 0.02, radius + 0.5 * height, 0.1), 0.07, 0.05, 0.15)))
+    parts += painted(
+        dark,
+        *both_sides(
+            wing((x + 0.03, radius + 0.5 * height, 0), (x + 0.02, radius + 0.5 * height, 0.1), 0.07, 0.05, 0.15)
+        ),
+    )
     fins = [wing((-0.38, 0, 0), (-0.42, draw.uniform(0.11, 0.15) * side, 0), 0.1, 0.06, 0.15) for side in (-1, 1)]
-    parts += painted(dark, *fins, *both_sides(wing((-0.38, 0, 0), (-0.42, 0, draw.uniform(0.11, 0.16)), 0.1, 0.06, 0.15)))
+    parts += painted(
+        dark, *fins, *both_sides(wing((-0.38, 0, 0), (-0.42, 0, draw.uniform(0.11, 0.16)), 0.1, 0.06, 0.15))
+    )
     return parts + painted((0.6, 0.5, 0.25), disc("x", 0.06, -0.52, -0.5))
 
 
@@ -269,10 +353,14 @@ def _tall_ship(draw: Draw, colour: Colour) -> list[Part]:
         y, width = 0.12, 1.6 * beam
         while y < height - 0.1:
             step = draw.uniform(0.15, 0.22)
-            parts += painted(wood, rod((x + 0.015, y + step - 0.02, -width / 2), (x + 0.015, y + step - 0.02, width / 2), 0.008))
+            parts += painted(
+                wood, rod((x + 0.015, y + step - 0.02, -width / 2), (x + 0.015, y + step - 0.02, width / 2), 0.008)
+            )
             if not bare:
                 sail = [(x + 0.02, y, -0.48 * width), (x + 0.06, y, 0), (x + 0.02, y, 0.48 * width), (x + 0.045, y, 0)]
-                top = [(px - (0.01 if i == 1 else 0.0), y + step - 0.03, 0.85 * pz) for i, (px, _, pz) in enumerate(sail)]
+                top = [
+                    (px - (0.01 if i == 1 else 0.0), y + step - 0.03, 0.85 * pz) for i, (px, _, pz) in enumerate(sail)
+                ]
                 parts += painted(canvas, loft([sail, top]))
             y, width = y + step, 0.8 * width
     return parts

@@ -1,5 +1,4 @@
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -144,4 +143,4 @@ def test_what_is_no_occupancy_grid_is_not_written(tmp_path: Path, grid: np.ndarr
     with pytest.raises(ValueError) as caught:
         write_binvox(tmp_path / "model.binvox", grid)
     assert message in str(caught.value)
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())

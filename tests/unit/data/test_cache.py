@@ -220,7 +220,7 @@ def write_and_say(path, *rest):
     say("written")
 cache_build.write_cache = write_and_say
 """
-    # With one thread the second category is decoded only after the first is written.
+    # The chairs are written before the lamps are decoded (but for the estimate of the size, before `started`).
     process = start(f"{OPEN}{slow}\nopen_and_say({str(root)!r})")
     line_with(process, "written")
     line_with(process, "hanging")

@@ -127,7 +127,7 @@ def test_a_split_file_chooses_the_parts_and_the_rest_is_told(make_layout: Layout
     assert names == [f"{CHAIR}/a", f"{CHAIR}/b", f"{CHAIR}/d"]
     assert (dataset.train.tolist(), dataset.validation.tolist(), dataset.test.tolist()) == ([1], [0], [2])
     assert any("1 models" in line and "in no part of the split mine.json" in line for line in told)
-    with pytest.raises(ValueError, match="'no.json' is neither 'r2n2' nor a file"):
+    with pytest.raises(ValueError, match=r"'no\.json' is neither 'r2n2' nor a file"):
         opened(root, split="no.json")
     make_layout({LAMP: ["a"]})
     with pytest.raises(ValueError, match=r"data.categories names 03636649 lamp, but the split mine.json has none"):
@@ -223,7 +223,7 @@ def test_a_model_to_skip_must_exist(make_layout: LayoutMaker) -> None:
     with pytest.raises(ValueError, match=r"skip_models: there is no model 03001627/abce; the nearest is 03001627/abcd"):
         opened(root, skip_models=(f"{CHAIR}/abce",))
     for wrong in ("abcd", f"{CHAIR}/../x", f"/{CHAIR}/abcd", f"{CHAIR}/"):
-        with pytest.raises(ValueError, match="skip_models: .* is not a model"):
+        with pytest.raises(ValueError, match=r"skip_models: .* is not a model"):
             opened(root, skip_models=(wrong,))
     # A list for the whole data set is good for a part of it.
     assert len(opened(root, skip_models=(f"{CHAIR}/abcd",), categories=("lamp",)).refs) == 1

@@ -78,3 +78,16 @@ def test_add_unpooled_has_the_right_gradients() -> None:
     small = torch.randn(2, 3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
     assert torch.equal(add_unpooled_(large.clone(), small), large + unpool(small))
     assert torch.autograd.gradcheck(lambda a, b: add_unpooled_(a.clone(), b).square(), (large, small))
+
+
+@pytest.mark.parametrize("name", ["3d-lstm-3", "res3d-gru-3"])
+def test_float32_forms_are_near_and_gradients_contiguous(name: str) -> None:
+    """Activations in float32 lie channels last on a CPU; what is reduced over ranks must not."""
+    images = torch.rand(2, 2, 3, 127, 127, generator=torch.Generator().manual_seed(0))
+    fast, plain = create_model(name, width=0.1), create_model(name, width=0.1, form="plain")
+    logits = fast(images)
+    torch.testing.assert_close(logits, plain(images), rtol=0, atol=1e-4 * logits.abs().max().item())
+    logits.square().sum().backward()
+    for parameter_name, parameter in fast.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.is_contiguous(), parameter_name
