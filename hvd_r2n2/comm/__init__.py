@@ -1,7 +1,7 @@
 """Between ranks: Horovod (only this room imports it), its one-process twin, and facts about the launch."""
 
 from hvd_r2n2.comm.averager import GradientAverager
-from hvd_r2n2.comm.communicator import Alone, Communicator
+from hvd_r2n2.comm.communicator import Alone, Communicator, JobError
 from hvd_r2n2.comm.connect import abort, connect, run_door
 from hvd_r2n2.comm.devices import RankPlace, choose_devices, gather_places, share_of_cores
 from hvd_r2n2.comm.launch import Launch, launch_facts
@@ -10,6 +10,7 @@ __all__ = [
     "Alone",
     "Communicator",
     "GradientAverager",
+    "JobError",
     "Launch",
     "RankPlace",
     "abort",

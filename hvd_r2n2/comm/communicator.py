@@ -11,6 +11,10 @@ from typing_extensions import override
 T = TypeVar("T")
 
 
+class JobError(Exception):
+    """The job cannot go on, on any rank: the ranks are not what they should be, or training has failed."""
+
+
 class Communicator(ABC):
     """Collective operations over all ranks; each must be called by every rank, in the same order."""
 

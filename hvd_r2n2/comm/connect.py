@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from hvd_r2n2.comm.communicator import Alone, Communicator
+from hvd_r2n2.comm.communicator import Alone, Communicator, JobError
 from hvd_r2n2.comm.launch import launch_facts
 
 
@@ -18,14 +18,14 @@ def connect() -> Communicator:
     A process on its own never touches Horovod or MPI.
 
     Raises:
-        RuntimeError: several ranks were started, but Horovod is not there or sees another world.
+        JobError: several ranks were started, but Horovod is not there or sees another world.
     """
     launch = launch_facts()
     has_horovod = importlib.util.find_spec("horovod") is not None
     if launch.size == 1:
         return Alone("alone" if has_horovod else "alone (Horovod is not installed: only one rank can train)")
     if not has_horovod:
-        raise RuntimeError(
+        raise JobError(
             f"{launch.launcher} started {launch.size} ranks, but Horovod is not installed in {sys.prefix}: "
             "run scripts/setup.sh, or start one process alone"
         )
@@ -59,14 +59,16 @@ def abort(message: str, exit_code: int = 1) -> None:
 def run_door(program: str, main: Callable[[], None]) -> None:
     """Run a command's `main`; any failure ends the whole job with a message and a non-zero exit code.
 
-    What a user can cause (ValueError, OSError, RuntimeError, a missing extra) is one message; anything else is a fault of ours and
-    comes with its traceback.
+    What a user or the machines can cause is one message; anything else is a fault of ours and comes with its
+    traceback.
     """
     try:
         main()
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, OSError, JobError, ImportError) as error:
         abort(f"{program}: error: {error}")
     except KeyboardInterrupt:
         abort(f"{program}: interrupted", exit_code=130)
-    except Exception:
+    except Exception as error:
+        if type(error).__name__ == "HorovodInternalError":
+            abort(f"{program}: error: another rank has stopped or cannot be reached ({error})")
         abort(f"{program}: internal error\n{traceback.format_exc()}")

@@ -10,7 +10,7 @@ import horovod.torch as hvd
 import torch
 from typing_extensions import override
 
-from hvd_r2n2.comm.communicator import Communicator
+from hvd_r2n2.comm.communicator import Communicator, JobError
 from hvd_r2n2.comm.launch import Launch
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class HorovodRanks(Communicator):
         """Initialise Horovod.
 
         Raises:
-            RuntimeError: Horovod's world is not what the launcher promised.
+            JobError: Horovod's world is not what the launcher promised.
         """
         for name, value in (_SETTINGS | ({} if torch.cuda.is_available() else _CPU_SETTINGS)).items():
             os.environ.setdefault(name, value)
@@ -36,7 +36,7 @@ class HorovodRanks(Communicator):
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         if (self.rank, self.size) != (launch.rank, launch.size):
-            raise RuntimeError(
+            raise JobError(
                 f"{launch.launcher} started rank {launch.rank} of {launch.size}, but Horovod sees rank {self.rank} of "
                 f"{self.size}: its MPI is not the launcher's (run `python -m hvd_r2n2.doctor`)"
             )

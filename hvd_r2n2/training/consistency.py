@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from hvd_r2n2.comm import Communicator
+from hvd_r2n2.comm import Communicator, JobError
 
 
 def parameter_digest(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> str:
@@ -31,21 +31,21 @@ def check_equal(communicator: Communicator, what: str, digest: str) -> None:
     """Compare a digest over all ranks; every rank must call it.
 
     Raises:
-        RuntimeError: on every rank, naming the ranks that differ from the majority.
+        JobError: on every rank, naming the ranks that differ from the majority.
     """
     digests = communicator.all_gather_object(digest)
     if len(set(digests)) == 1:
         return
     majority = max(digests, key=digests.count)  # of two equal camps, the one of the lowest rank
     apart = [rank for rank, other in enumerate(digests) if other != majority]
-    raise RuntimeError(f"{what}: rank(s) {', '.join(map(str, apart))} differ from the rest; training stops")
+    raise JobError(f"{what}: rank(s) {', '.join(map(str, apart))} differ from the rest; training stops")
 
 
 def check_same_start(communicator: Communicator, facts: Mapping[str, str]) -> None:
     """Compare what each rank is about to run (code version, settings, data); every rank must call it.
 
     Raises:
-        RuntimeError: on every rank, naming each fact that differs, with the ranks and their values.
+        JobError: on every rank, naming each fact that differs, with the ranks and their values.
     """
     gathered = communicator.all_gather_object(dict(facts))
     problems = []
@@ -55,7 +55,7 @@ def check_same_start(communicator: Communicator, facts: Mapping[str, str]) -> No
             shown = ", ".join(f"rank {rank}: {value[:16]}" for rank, value in enumerate(values))
             problems.append(f"{name} is not the same on all ranks ({shown})")
     if problems:
-        raise RuntimeError("; ".join(problems) + "; every rank must see the same files and settings")
+        raise JobError("; ".join(problems) + "; every rank must see the same files and settings")
 
 
 def broadcast_parameters(communicator: Communicator, model: torch.nn.Module) -> None:

@@ -48,7 +48,7 @@ def train_steps(run: Run, state: TrainingState) -> TrainingState:
 
     Raises:
         NonFiniteError: the loss or a gradient is not finite.
-        RuntimeError: the ranks' parameters are no longer equal.
+        JobError: the ranks' parameters are no longer equal.
         OSError: a checkpoint could not be written.
     """
     return _Loop(run, state).run()

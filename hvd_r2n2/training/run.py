@@ -50,7 +50,7 @@ def train(config: Config, folder: Path, communicator: Communicator, *, resume: b
     Raises:
         ValueError: settings, data or checkpoint do not fit.
         OSError: a file cannot be read or written.
-        RuntimeError: the ranks are not the same, or training met a loss that is not finite.
+        JobError: the ranks are not the same, or training met a loss that is not finite.
     """
     share_of_batch(config, communicator.size)
     checkpoint = _claim_folder(config, folder, communicator, resume)

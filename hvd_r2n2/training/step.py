@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hvd_r2n2.comm import Communicator, GradientAverager
+from hvd_r2n2.comm import Communicator, GradientAverager, JobError
 from hvd_r2n2.config import Config
 from hvd_r2n2.data.loader import Batch, prepare_batch
 from hvd_r2n2.models import ReconstructionNetwork, voxel_cross_entropy
@@ -18,7 +18,7 @@ from hvd_r2n2.training.optimizer import learning_rate, set_learning_rate
 MODEL_DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(JobError):
     """A loss or gradient that is not a number; the message names step, rank and samples."""
 
 

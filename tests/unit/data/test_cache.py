@@ -68,7 +68,9 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], "subprocess.Popen[str]"]]:
     yield start_script
     for process in processes:
         process.kill()
-        process.communicate()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()  # not read to its end: a child that lived on would keep it open
 
 
 def line_with(process: "subprocess.Popen[str]", text: str) -> str:
