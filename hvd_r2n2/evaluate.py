@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with replacing(path) as partial:
                 partial.write_text(text, encoding="utf-8")
             _say(f"wrote {path}")
-    comm.barrier()   # rank 0 may still fail to write: none has succeeded before it has
+    comm.barrier()  # rank 0 may still fail to write: none has succeeded before it has
     comm.close()
 
 

@@ -2,30 +2,28 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from hvd_r2n2.comm import run_door
 from hvd_r2n2.data.shapes_writer import write_shapes
 
-_PLAIN_LINES = 10
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; return the exit status (0 done, 1 an error that is printed, 130 interrupted)."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a subcommand."""
     options = _parser().parse_args(arguments)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    try:
-        _write_shapes(options, console)
-    except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
-        console.print(f"prepare: error: {error}", markup=False)
-        return 1
-    except KeyboardInterrupt:
-        console.print("prepare: interrupted; the same command goes on where this one stopped", markup=False)
-        return 130
-    return 0
+    written = write_shapes(
+        options.out,
+        options.models_per_category,
+        categories=options.categories,
+        seed=options.seed,
+        resolution=options.resolution,
+        processes=options.processes,
+        report=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    print(
+        f"{options.out}: {written.num_models} models ({written.num_new_models} new), {written.num_pictures} pictures, "
+        f"{options.resolution}³ voxels; {written.new_bytes} bytes written in {written.seconds:.1f} s"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,40 +46,5 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _write_shapes(options: argparse.Namespace, console: Console) -> None:
-    with _shown_progress(console) as progress:
-        written = write_shapes(
-            options.out,
-            options.models_per_category,
-            categories=options.categories,
-            seed=options.seed,
-            resolution=options.resolution,
-            processes=options.processes,
-            progress=progress,
-            report=lambda text: console.print(text, markup=False),
-        )
-    print(
-        f"{options.out}: {written.num_models} models ({written.num_new_models} new), {written.num_pictures} pictures, "
-        f"{options.resolution}³ voxels; {written.new_bytes} bytes written in {written.seconds:.1f} s"
-    )
-
-
-@contextmanager
-def _shown_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Give a function of (done, total) that draws a bar on a terminal, and else prints a line every tenth."""
-    if console.is_terminal:
-        columns = (TextColumn("models"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("models", total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-
-    def print_tenths(done: int, total: int) -> None:
-        if done == total or done * _PLAIN_LINES // total != (done - 1) * _PLAIN_LINES // total:
-            console.print(f"models: {done} of {total}", markup=False)
-
-    yield print_tenths
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_door("hvd_r2n2.prepare", main)

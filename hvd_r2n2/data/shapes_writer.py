@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hvd_r2n2.data.categories import CATEGORIES, find_category
 from hvd_r2n2.data.extras import require
+from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.data.shapes import SHAPES_VERSION
 from hvd_r2n2.data.shapes_worker import PICTURES, VOXELS, ModelJob
 from hvd_r2n2.data.voxels import MAX_RESOLUTION
@@ -62,14 +63,13 @@ def write_shapes(
     num_views: int = 24,
     resolution: int = 32,
     processes: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    report: Callable[[str], None] | None = None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> WrittenShapes:
     """Write built-in models under `root` as `ShapeNetRendering/…` and `ShapeNetVox<resolution>/…`.
 
     What is whole already stays; what is missing is made, by one process a core (`processes`: None takes the cores
     this process may use).  The files depend on seed, category and index alone.  Another process that writes to the
-    same root is waited for, and `report` is told so.  `progress` is called with the models done and all models.
+    same root is waited for.  `report` is told so, and how far the making is.
 
     Raises:
         ValueError: a number out of range, an unknown category, or a root that holds other data or another seed,
@@ -96,14 +96,16 @@ def write_shapes(
         jobs = [
             job for synset, index in wanted if (job := _missing(folder, synset, seed, index, num_views, resolution))
         ]
-        num_whole, new_bytes = len(wanted) - len(jobs), 0
-        if progress:
-            progress(num_whole, len(wanted))
-        with closing(_make(folder, jobs, processes or len(os.sched_getaffinity(0)))) as sizes:
-            for num_new, num_bytes in enumerate(sizes, start=1):
+        new_bytes = 0
+        if jobs:
+            report(f"making {len(jobs)} built-in shapes in {folder}")
+        with (
+            show_progress("making shapes", len(jobs), report) as advance,
+            closing(_make(folder, jobs, processes or len(os.sched_getaffinity(0)))) as sizes,
+        ):
+            for num_bytes in sizes:
                 new_bytes += num_bytes
-                if progress:
-                    progress(num_whole + num_new, len(wanted))
+                advance(1)
     return WrittenShapes(len(wanted), len(jobs), len(wanted) * num_views, new_bytes, time.monotonic() - start_s)
 
 
@@ -122,14 +124,13 @@ def _chosen_synsets(categories: Sequence[str] | None) -> list[str]:
 
 
 @contextmanager
-def _locked(folder: Path, report: Callable[[str], None] | None) -> Iterator[None]:
+def _locked(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
     """Hold the folder's lock; the system frees it when the process ends, however it ends."""
     with (folder / _LOCK_FILE).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if report:
-                report(f"another process is writing shapes to {folder}; waiting for it")
+            report(f"another process is writing shapes to {folder}; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -157,7 +157,7 @@ def _paint_faces(draw: ImageDraw.ImageDraw, occupied_XYZ: npt.NDArray[np.bool_],
     for axis in range(3):
         facing = float(view.towards_3[axis])
         if abs(facing) < 1e-9:
-            continue   # seen edge-on
+            continue  # seen edge-on
         sign = 1 if facing > 0 else -1
         cells_F3, neighbours_F = _exposed_faces(padded_XYZ, axis, sign)
         corners.append(_face_corners(cells_F3, axis, sign))
@@ -180,7 +180,7 @@ def _exposed_faces(
 
     The count (0 to 8) is of occupied cells around the free one in its layer: what keeps light away.
     """
-    before_XYZ = np.roll(padded_XYZ, -sign, axis=axis)   # the padding keeps the roll from wrapping cells around
+    before_XYZ = np.roll(padded_XYZ, -sign, axis=axis)  # the padding keeps the roll from wrapping cells around
     exposed_XYZ = padded_XYZ & ~before_XYZ
     layer_axes = [other for other in range(3) if other != axis]
     around_XYZ = before_XYZ.astype(np.int64)
@@ -204,7 +204,7 @@ def _light(axis: int, sign: int, view: _View) -> float:
     """Return a face direction's brightness: the light comes from above and from the left of the camera."""
     if axis == 1:
         return _TOP_LIGHT
-    leftness = -sign * float(view.right_3[axis])   # -1 faces right, 1 faces left
+    leftness = -sign * float(view.right_3[axis])  # -1 faces right, 1 faces left
     return _RIGHT_LIGHT + (_LEFT_LIGHT - _RIGHT_LIGHT) * (leftness + 1) / 2
 
 

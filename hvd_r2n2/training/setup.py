@@ -69,6 +69,7 @@ def open_data(config: Config, communicator: Communicator, report: Callable[[str]
             categories=config.data.categories,
             seed=config.data.shapes_seed or 0,
             resolution=config.model.voxel_resolution,
+            report=report,
         )
     else:
         root = Path(config.data.root)

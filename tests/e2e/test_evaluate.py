@@ -30,7 +30,7 @@ def _threads_as_before() -> Iterator[None]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's directory with one checkpoint, of a small network with random weights, on tiny data."""
     folder = tmp_path_factory.mktemp("evaluate")
-    write_tiny_data(folder / "data", 7)   # each category: 4 train, 1 validation, 2 test
+    write_tiny_data(folder / "data", 7)  # each category: 4 train, 1 validation, 2 test
     config = Config(
         model=ModelConfig(name="3d-gru-1", width=1 / 16),
         data=DataConfig(root=str(folder / "data")),
@@ -123,7 +123,7 @@ def test_a_threshold_can_be_fixed_and_other_data_get_files_of_their_own(run: Pat
 
 def test_without_a_validation_part_the_released_threshold_is_taken(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "lonely"
-    write_tiny_data(other, 2)   # of each category one to train on, one to test
+    write_tiny_data(other, 2)  # of each category one to train on, one to test
     main([str(run), "--data", str(other), "--views", "1", "--no-f-score", "--json", str(tmp_path / "found.json")])
     (run / "evaluation-lonely.csv").unlink()
     result = json.loads((tmp_path / "found.json").read_text())["results"][0]

@@ -4,6 +4,7 @@ import json
 import subprocess
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +68,10 @@ def test_the_binvox_header_says_where_the_mesh_lies_in_the_pictures(written: Pat
 
 
 def test_the_bytes_are_the_same_for_one_process_and_two(written: Path, tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
-    report = write_shapes(
-        tmp_path, 2, categories=["03636649", "chair"], seed=5, processes=2, progress=lambda *call: calls.append(call)
-    )
+    said: list[str] = []
+    report = write_shapes(tmp_path, 2, categories=["03636649", "chair"], seed=5, processes=2, report=said.append)
     assert digests(tmp_path) == digests(written)
-    assert calls == [(done, 4) for done in range(5)]
+    assert said[0] == f"making 4 built-in shapes in {tmp_path}"
     assert (report.num_models, report.num_new_models, report.num_pictures) == (4, 4, 96)
     # All the bytes but those of shapes.json.
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != tmp_path]
@@ -181,13 +180,14 @@ def test_a_worker_that_dies_or_fails_is_reported_and_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == [".shapes.lock", "shapes.json"]
 
 
-def test_an_error_while_writing_ends_the_workers(tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        if done == 1:
-            raise KeyboardInterrupt
+def test_an_error_while_writing_ends_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(count: int) -> None:
+        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        write_shapes(tmp_path, 4, categories=["bench"], num_views=1, processes=2, progress=stop)
+    with monkeypatch.context() as patched:
+        patched.setattr(shapes_writer, "show_progress", lambda *_: nullcontext(stop))
+        with pytest.raises(KeyboardInterrupt):
+            write_shapes(tmp_path, 4, categories=["bench"], num_views=1, processes=2)
     assert not (tmp_path / ".shapes.partial").exists()
     assert len(list((tmp_path / "ShapeNetVox32" / "02828884").iterdir())) == 1
     assert write_shapes(tmp_path, 4, categories=["bench"], num_views=1).num_new_models == 3

@@ -63,7 +63,7 @@ def test_the_axes_point_as_in_the_renderings() -> None:
 
 def test_the_nearer_cube_hides_the_farther_one() -> None:
     frame = np.ones((5, 5, 5))
-    near, far = _one_cell(5, 4, 2, 2), _one_cell(5, 0, 0, 2)   # one line of sight from azimuth 0, elevation ~27°
+    near, far = _one_cell(5, 4, 2, 2), _one_cell(5, 0, 0, 2)  # one line of sight from azimuth 0, elevation ~27°
     elevation = float(np.degrees(np.arctan2(2, 4)))
     alone = draw_voxels(near, 128, azimuth=0, elevation=elevation, frame_XYZ=frame)
     both = draw_voxels(near | far, 128, azimuth=0, elevation=elevation, frame_XYZ=frame)
@@ -96,7 +96,7 @@ def test_everything_stays_inside_the_picture() -> None:
 
 def test_real_objects_have_the_outlines_of_their_renderings(shared_data: Path) -> None:
     root = shared_data / "r2n2_samples"
-    for synset, least in (("02958343", 0.8), ("03001627", 0.65)):   # car, chair
+    for synset, least in (("02958343", 0.8), ("03001627", 0.65)):  # car, chair
         grid = read_binvox(root / "ShapeNetVox32" / synset / "sample" / "model.binvox").occupancy_XYZ
         folder = root / "ShapeNetRendering" / synset / "sample" / "rendering"
         lines = (folder / "rendering_metadata.txt").read_text().splitlines()[:6]
@@ -145,7 +145,7 @@ def test_a_row_has_inputs_truth_and_prediction_side_by_side() -> None:
     gap = row.shape[0] - 64
     cells = [row[gap // 2 : gap // 2 + 64, gap // 2 + i * (64 + gap // 2) :][:, :64] for i in range(4)]
     assert (cells[0] == (200, 0, 0)).all()
-    assert (cells[1] == BACKGROUND).all()   # transparent
+    assert (cells[1] == BACKGROUND).all()  # transparent
     assert _silhouette(cells[2]).any()
     assert not _silhouette(cells[3]).any()
     without_truth = reconstruction_picture([red, clear], None, grid, size=64)
@@ -157,7 +157,7 @@ def test_truth_and_prediction_share_one_frame() -> None:
     small[3:5, 3:5, 3:5] = True
     row = reconstruction_picture([], small, large, size=128)
     left, right = _silhouette(row[:, : row.shape[1] // 2]), _silhouette(row[:, row.shape[1] // 2 :])
-    assert left.sum() == pytest.approx(right.sum() / 16, rel=0.1)   # a quarter of the side each way
+    assert left.sum() == pytest.approx(right.sum() / 16, rel=0.1)  # a quarter of the side each way
 
 
 def test_headings_stand_above_their_columns() -> None:

@@ -75,7 +75,7 @@ def on_ranks(size: int, job: Callable[[Communicator], T]) -> list[T]:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     root = tmp_path_factory.mktemp("tiny")
-    write_tiny_data(root, 11)   # 33 models, 9 of them for the test
+    write_tiny_data(root, 11)  # 33 models, 9 of them for the test
     return open_dataset(DataConfig(root=str(root)), root, RESOLUTION, lambda text: None)
 
 
@@ -180,7 +180,7 @@ THREE = _result(
 def test_means_over_categories_weigh_each_category_once() -> None:
     assert list(THREE.by_category()) == ["aeroplane", "chair"]
     assert THREE.by_category()["chair"].iou == (0.375, 0.5)
-    assert THREE.by_category()["aeroplane"].iou == (1.0, 0.0)   # nothing there, nothing predicted: perfect
+    assert THREE.by_category()["aeroplane"].iou == (1.0, 0.0)  # nothing there, nothing predicted: perfect
     assert THREE.mean_of_samples().iou == pytest.approx((1.75 / 3, 1 / 3))
     assert THREE.mean_of_categories().iou == (0.6875, 0.25)
     assert THREE.mean_of_samples().cross_entropy == 1.5

@@ -63,7 +63,7 @@ def test_probability_is_the_second_softmax_channel() -> None:
 
 def test_cross_entropy_is_the_mean_over_voxels_of_each_sample() -> None:
     logits = torch.zeros(2, 2, 1, 1, 2, dtype=torch.float64)
-    logits[1, 1, 0, 0, 0] = math.log(3)   # p = 3/4 there, 1/2 elsewhere
+    logits[1, 1, 0, 0, 0] = math.log(3)  # p = 3/4 there, 1/2 elsewhere
     truth = torch.tensor([[[[1, 0]]], [[[1, 0]]]])
     expected = [math.log(2), (math.log(4 / 3) + math.log(2)) / 2]
     assert sample_cross_entropy(logits, truth).tolist() == pytest.approx(expected, rel=1e-12)
@@ -126,7 +126,7 @@ def test_f_score_of_empty_grids_is_one_only_if_both_are_empty() -> None:
 
 def test_f_score_is_the_harmonic_mean_of_precision_and_recall() -> None:
     truth = _grid(32, (4, 4, 4))
-    predicted = _grid(32, (4, 4, 4), (20, 20, 20), (26, 10, 5))   # three equal surfaces, one of them true
+    predicted = _grid(32, (4, 4, 4), (20, 20, 20), (26, 10, 5))  # three equal surfaces, one of them true
     # All points of the truth are matched; a third of the predicted ones are, give or take the drawing of points.
     precision, recall = 1 / 3, 1.0
     expected = 2 * precision * recall / (precision + recall)
@@ -137,6 +137,6 @@ def test_f_score_is_the_harmonic_mean_of_precision_and_recall() -> None:
 def test_f_score_tells_a_shift_smaller_than_its_distance_from_a_larger_one() -> None:
     grid = np.zeros((200,) * 3, dtype=bool)
     grid[100, 100:104, 100:104] = True
-    near, far = np.roll(grid, 1, axis=0), np.roll(grid, 4, axis=0)   # 0.005 and 0.02 of the side
+    near, far = np.roll(grid, 1, axis=0), np.roll(grid, 4, axis=0)  # 0.005 and 0.02 of the side
     assert f_score(near, grid) > 0.99
     assert f_score(far, grid) < 0.2

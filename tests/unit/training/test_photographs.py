@@ -62,7 +62,7 @@ def test_a_coloured_and_noisy_background_is_recognised(tmp_path: Path) -> None:
 
 def test_an_object_may_touch_the_border(tmp_path: Path) -> None:
     image = Image.new("RGB", (200, 200), (250, 250, 250))
-    ImageDraw.Draw(image).rectangle((60, 50, 139, 199), fill=(20, 20, 60))   # 80 × 150, standing on the lower edge
+    ImageDraw.Draw(image).rectangle((60, 50, 139, 199), fill=(20, 20, 60))  # 80 × 150, standing on the lower edge
     left, top, right, bottom = _box(read_photograph(_saved(image, tmp_path / "cut.png")))
     longest = OBJECT_SHARE * PICTURE_SIDE
     assert (right - left, bottom - top) == pytest.approx((longest * 80 / 150, longest), abs=2)
@@ -83,7 +83,7 @@ def test_a_small_training_sized_picture_keeps_its_framing(tmp_path: Path) -> Non
 
 def test_the_camera_s_orientation_is_heeded(tmp_path: Path) -> None:
     image = Image.new("RGB", (300, 200), (255, 255, 255))
-    ImageDraw.Draw(image).rectangle((50, 90, 249, 109), fill=(0, 0, 0))   # lies, but the camera was turned
+    ImageDraw.Draw(image).rectangle((50, 90, 249, 109), fill=(0, 0, 0))  # lies, but the camera was turned
     exif = Image.Exif()
     exif[0x0112] = 6
     left, top, right, bottom = _box(read_photograph(_saved(image, tmp_path / "turned.jpg", exif=exif, quality=95)))
