@@ -56,6 +56,13 @@ def abort(message: str, exit_code: int = 1) -> None:
     os._exit(exit_code)
 
 
+def _words(error: Exception) -> str:
+    """Return what an error says; the file first where the system names one, without its number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def run_door(program: str, main: Callable[[], None]) -> None:
     """Run a command's `main`; any failure ends the whole job with a message and a non-zero exit code.
 
@@ -65,7 +72,7 @@ def run_door(program: str, main: Callable[[], None]) -> None:
     try:
         main()
     except (ValueError, OSError, JobError, ImportError) as error:
-        abort(f"{program}: error: {error}")
+        abort(f"{program}: error: {_words(error)}")
     except KeyboardInterrupt:
         abort(f"{program}: interrupted", exit_code=130)
     except Exception as error:

@@ -73,6 +73,9 @@ class _StrictLoader(yaml.SafeLoader):
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except OSError as error:
+        reason = f"{error.strerror} (settings are a YAML file, such as configs/demo.yaml)"
+        raise OSError(error.errno, reason, str(path)) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file ({error})") from None
     except yaml.YAMLError as error:

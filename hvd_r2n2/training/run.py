@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -55,42 +55,58 @@ def train(config: Config, folder: Path, communicator: Communicator, *, resume: b
     share_of_batch(config, communicator.size)
     checkpoint = _claim_folder(config, folder, communicator, resume)
     start_step = checkpoint.step if checkpoint else 0
-    log = RunLog(
+    with RunLog(
         folder,
         config.train.steps,
         start_step,
         is_root=communicator.is_root,
         is_under_launcher=communicator.size > 1,
         tensorboard=config.log.tensorboard,
-    )
-    try:
+    ) as log:
         run, state = _prepare(config, folder, communicator, checkpoint, log)
+        _keep_settings(config, folder, communicator, resume)
         if state.step < config.train.steps:
             state = train_steps(run, state)
         else:
             log.line(f"all {config.train.steps} steps are done (train.steps); only the evaluation is made again")
         _finish(run, state)
-    finally:
-        log.close()
 
 
 def _claim_folder(config: Config, folder: Path, communicator: Communicator, resume: bool) -> Checkpoint | None:
     """Make the run directory on rank 0, and find the checkpoint to go on from; the same answer on every rank."""
-    is_old = (folder / "config.yaml").exists()
-    is_old = communicator.broadcast_object(is_old)
-    if is_old and not resume:
-        raise ValueError(f"{folder}: holds a run already (go on with --resume, or choose another --out)")
+    if not resume:
+        _check_new(communicator.broadcast_object((folder / "config.yaml").exists()), folder)
     found = None
     if communicator.is_root:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = "it is a file" if folder.is_file() else error.strerror
+            raise ValueError(f"--out {folder}: no run directory can be made there ({reason}); choose another") from None
         newest = find_newest(folder / "checkpoints", lambda text: print(f"warning: {text}", flush=True))
         if newest is not None:
             _check_unchanged(newest.config, config, folder)
             found = newest.path.name
-        with replacing(folder / "config.yaml") as partial:
-            partial.write_text(to_yaml(config), encoding="utf-8")
     found = communicator.broadcast_object(found)
     return None if found is None else read_checkpoint(folder / "checkpoints" / found)
+
+
+def _keep_settings(config: Config, folder: Path, communicator: Communicator, resume: bool) -> None:
+    """Write config.yaml on rank 0: from here on the folder holds a run.
+
+    Not before all is found to be right, so that a start that failed can be repeated, and the settings of an older
+    run are still there when it could not be resumed with others.
+    """
+    if communicator.is_root:
+        path = folder / "config.yaml"
+        _check_new(path.exists() and not resume, folder)
+        with replacing(path) as partial:
+            partial.write_text(to_yaml(config), encoding="utf-8")
+
+
+def _check_new(is_old: bool, folder: Path) -> None:
+    if is_old:
+        raise ValueError(f"{folder}: holds a run already (go on with --resume, or choose another --out)")
 
 
 def _check_unchanged(old: Config, new: Config, folder: Path) -> None:
@@ -112,6 +128,9 @@ def _prepare(
         f"hvd_r2n2 {hvd_r2n2.__version__}, {communicator.size} rank(s), {communicator.description}, run in {folder}"
     )
     device = choose_device(config.train, communicator, log.line)
+    # Before the data, which may take long to open. A checkpoint's weights replace the initial ones.
+    network = config.model if checkpoint is None else replace(config.model, weights=None)
+    model = build_model(network, config.train.seed).to(device, MODEL_DTYPES[config.train.dtype])
     dataset = open_data(config, communicator, log.line)
     check_same_start(
         communicator,
@@ -126,7 +145,6 @@ def _prepare(
         raise ValueError(f"data.split {config.data.split}: the training part is empty, more models are needed")
     if not len(dataset.validation):
         log.line("the validation part is empty: no checkpoint will be called the best")
-    model = build_model(config.model, config.train.seed).to(device, MODEL_DTYPES[config.train.dtype])
     optimizer = build_optimizer(config.optimizer, model)
     if checkpoint is None:
         state = TrainingState(step=0, samples_seen=0, train_seconds=0.0)

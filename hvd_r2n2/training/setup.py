@@ -36,8 +36,7 @@ def build_model(config: ModelConfig, seed: int) -> ReconstructionNetwork:
     """Return the network on the CPU, with fresh weights or those of `model.weights`.
 
     Raises:
-        ValueError: the weights' file does not fit.
-        OSError: it cannot be read.
+        ValueError: the weights' file cannot be read or does not fit.
     """
     model = create_model(
         config.name,
@@ -49,7 +48,13 @@ def build_model(config: ModelConfig, seed: int) -> ReconstructionNetwork:
     )
     if config.weights is not None:
         load = load_original_weights if config.weights.endswith(".npy") else load_weights
-        load(model, Path(config.weights))
+        try:
+            load(model, Path(config.weights))
+        except (ValueError, OSError) as error:
+            reason = f"{config.weights}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            raise ValueError(
+                f"model.weights: {reason} (a checkpoint's model.safetensors, or the original's weights.npy, is needed)"
+            ) from error
     return model
 
 
