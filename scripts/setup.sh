@@ -14,7 +14,7 @@ set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
-venv=${VENV:-$repository/.venv}
+venv=$(realpath -m "${VENV:-$repository/.venv}")
 mpi=${HVD_R2N2_MPI:-wheel}
 horovod_version=0.28.1
 torch_minimum=2.6

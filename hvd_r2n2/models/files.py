@@ -21,7 +21,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield partial
         partial.replace(target)
     except OSError as error:
-        if error.filename not in (None, str(partial)):
+        if error.errno is None or error.filename not in (None, str(partial)):
             raise
         raise OSError(error.errno, error.strerror, str(target)) from error
     finally:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import TextIO
 
 import numpy as np
@@ -21,7 +24,7 @@ class RunLog:
     """Console, train.log, metrics.jsonl, TensorBoard and pictures/ of one run.
 
     Figures of the same step may be given in several calls; a resumed run takes back what was recorded after the
-    step it goes on from, so that each step stands there once.
+    step it goes on from, so that each step stands there once. A context manager; an error of writing names the file.
     """
 
     def __init__(
@@ -47,9 +50,13 @@ class RunLog:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._log = (folder / "train.log").open("a", encoding="utf-8", buffering=1)
-        self._metrics = _open_metrics(folder / "metrics.jsonl", start_step)
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1) if tensorboard else None
+        with ExitStack() as stack:
+            self._log = (folder / "train.log").open("a", encoding="utf-8", buffering=1)
+            _close_at_end(stack, folder / "train.log", self._log.close)
+            self._metrics = _open_metrics(folder / "metrics.jsonl", start_step)
+            _close_at_end(stack, folder / "metrics.jsonl", self._metrics.close)
+            self._writer = _open_events(folder / "tensorboard", start_step, stack) if tensorboard else None
+            self._open = stack.pop_all()
         force_terminal = False if is_under_launcher else None
         self._console = Console(highlight=False, soft_wrap=True, force_terminal=force_terminal)
         if self._console.is_terminal:
@@ -70,7 +77,7 @@ class RunLog:
             return
         self._console.print(text, markup=False)
         self._console.file.flush()
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self._keep_line(text)
 
     def step(self, step: int, text: str, is_logged: bool) -> None:
         """Show how far the run is: a live line on a terminal; elsewhere a plain line where `is_logged`."""
@@ -79,7 +86,7 @@ class RunLog:
         if self._progress is not None:
             self._progress.update(self._task, completed=step, description=text)
             if is_logged:
-                self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} step {step}  {text}\n")
+                self._keep_line(f"step {step}  {text}")
         elif is_logged:
             self.line(f"step {step}  {text}")
 
@@ -87,11 +94,13 @@ class RunLog:
         """Record figures of a step, the same in metrics.jsonl and TensorBoard."""
         if not self._is_root:
             return
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-        self._metrics.flush()
+        with _naming(self._folder / "metrics.jsonl"):
+            self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+            self._metrics.flush()
         if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+            with _naming(self._folder / "tensorboard"):
+                for name, value in values.items():
+                    self._writer.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, picture_HW3: npt.NDArray[np.uint8]) -> None:
         """Keep a picture as pictures/NAME-step-N.png and in TensorBoard."""
@@ -99,19 +108,22 @@ class RunLog:
             return
         path = self._folder / "pictures" / f"{name}-step-{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(picture_HW3).save(path)
+        with _naming(path):
+            Image.fromarray(picture_HW3).save(path)
         if self._writer is not None:
-            self._writer.add_image(name, picture_HW3, step, dataformats="HWC")
+            with _naming(self._folder / "tensorboard"):
+                self._writer.add_image(name, picture_HW3, step, dataformats="HWC")
 
     def mesh(self, step: int, name: str, vertices_P3: npt.NDArray[np.float64], faces_F3: npt.NDArray[np.int64]) -> None:
         """Put a triangle mesh into TensorBoard's mesh tab."""
         if self._is_root and self._writer is not None and len(faces_F3):
-            self._writer.add_mesh(
-                name,
-                vertices=np.asarray(vertices_P3, dtype=np.float32)[None],
-                faces=np.asarray(faces_F3, dtype=np.int32)[None],
-                global_step=step,
-            )
+            with _naming(self._folder / "tensorboard"):
+                self._writer.add_mesh(
+                    name,
+                    vertices=np.asarray(vertices_P3, dtype=np.float32)[None],
+                    faces=np.asarray(faces_F3, dtype=np.int32)[None],
+                    global_step=step,
+                )
 
     def close(self) -> None:
         """Write everything out."""
@@ -119,18 +131,62 @@ class RunLog:
             return
         if self._progress is not None:
             self._progress.stop()
-        if self._writer is not None:
-            self._writer.close()
-        self._metrics.close()
-        self._log.close()
+        self._open.close()
         sys.stdout.flush()
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # On a full disk closing fails too, and must not replace the message of what failed first.
+        with suppress(*([] if kind is None else [OSError])):
+            self.close()
+
+    def _keep_line(self, text: str) -> None:
+        with _naming(self._folder / "train.log"):
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in an error of writing it, which the system does not do where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _close_at_end(stack: ExitStack, path: Path, close: Callable[[], None]) -> None:
+    stack.enter_context(_naming(path))
+    stack.callback(close)
+
+
+def _open_events(folder: Path, start_step: int, stack: ExitStack) -> SummaryWriter:
+    """Open TensorBoard's writer, without what `start_step` is followed by; `stack` closes it."""
+    before = threading.excepthook
+
+    def quiet(arguments: threading.ExceptHookArgs) -> None:
+        # The writer's thread hands its error to the next call, and need not print its traceback as well.
+        if not type(arguments.thread).__module__.startswith("tensorboard."):
+            before(arguments)
+
+    stack.callback(setattr, threading, "excepthook", before)
+    threading.excepthook = quiet
+    with _naming(folder):
+        writer = SummaryWriter(str(folder), purge_step=start_step + 1)
+    _close_at_end(stack, folder, writer.close)
+    return writer
 
 
 def _open_metrics(path: Path, start_step: int) -> TextIO:
     """Open metrics.jsonl for more, without lines after `start_step` or a last line cut short by a crash."""
     kept = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 record = json.loads(line)
             except ValueError:
@@ -138,6 +194,7 @@ def _open_metrics(path: Path, start_step: int) -> TextIO:
             if isinstance(record, dict) and record.get("step", 0) <= start_step:
                 kept.append(line + "\n")
     partial = path.with_name(".metrics.partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    with _naming(path):
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.replace(path)
     return path.open("a", encoding="utf-8")

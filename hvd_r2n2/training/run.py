@@ -75,7 +75,7 @@ def train(config: Config, folder: Path, communicator: Communicator, *, resume: b
 def _claim_folder(config: Config, folder: Path, communicator: Communicator, resume: bool) -> Checkpoint | None:
     """Make the run directory on rank 0, and find the checkpoint to go on from; the same answer on every rank."""
     if not resume:
-        _check_new(communicator.broadcast_object((folder / "config.yaml").exists()), folder)
+        _check_new(communicator.broadcast_object(_holds_run(folder)), folder)
     found = None
     if communicator.is_root:
         try:
@@ -98,10 +98,13 @@ def _keep_settings(config: Config, folder: Path, communicator: Communicator, res
     run are still there when it could not be resumed with others.
     """
     if communicator.is_root:
-        path = folder / "config.yaml"
-        _check_new(path.exists() and not resume, folder)
-        with replacing(path) as partial:
+        _check_new(_holds_run(folder) and not resume, folder)  # another start may have been faster
+        with replacing(folder / "config.yaml") as partial:
             partial.write_text(to_yaml(config), encoding="utf-8")
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / "config.yaml").exists() or (folder / "checkpoints").exists()
 
 
 def _check_new(is_old: bool, folder: Path) -> None:
