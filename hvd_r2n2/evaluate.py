@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from hvd_r2n2.comm import connect, run_door
-from hvd_r2n2.config import Config
+from hvd_r2n2.config import Config, config_from_mapping, to_mapping
 from hvd_r2n2.models.files import replacing
 from hvd_r2n2.training.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from hvd_r2n2.training.evaluation_run import EvaluationRequest, evaluate_checkpoint, load_network, run_directory
+from hvd_r2n2.training.precision import DTYPES
 from hvd_r2n2.training.setup import choose_device, open_data
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 _DESCRIPTION = """\
 Measure a trained network: IoU by category and number of views as in the paper (mean of categories and mean of
@@ -40,14 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dataset = open_data(config, comm, report)
     result = evaluate_checkpoint(
         checkpoint,
-        load_network(checkpoint, device, _DTYPES[config.train.dtype]),
+        load_network(checkpoint, device, config.train.dtype),
         dataset,
         EvaluationRequest(
             num_views=tuple(dict.fromkeys(options.views)),
             part=options.part,
             threshold=options.threshold,
             batch_size=config.evaluation.batch_size,
-            dtype=_DTYPES[config.train.dtype],
+            dtype=config.train.dtype,
             f_score=options.f_score,
         ),
         data=config.data.root or "built-in shapes",
@@ -79,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help=f"where to write JSON ({default.format('json')})")
     add("--csv", type=Path, metavar="FILE", help=f"where to write CSV ({default.format('csv')})")
     add("--batch-size", type=int, metavar="N", help="samples of one forward pass on one rank (the run's)")
-    add("--dtype", choices=tuple(_DTYPES), help="arithmetic (the run's)")
+    add("--dtype", choices=DTYPES, help="arithmetic (the run's)")
     add("--device", choices=("auto", "cpu", "cuda"), help="where to compute (the run's)")
     add("--no-f-score", dest="f_score", action="store_false", help="leave out the F-score, which takes the longest")
     return parser
@@ -105,7 +102,8 @@ def _configure(config: Config, options: argparse.Namespace) -> Config:
         train = replace(train, dtype=options.dtype)
     if options.device is not None:
         train = replace(train, device=options.device)
-    return replace(config, data=data, train=train, evaluation=evaluation)
+    changed = replace(config, data=data, train=train, evaluation=evaluation)
+    return config_from_mapping(to_mapping(changed), "the run's settings with those of the command line")
 
 
 def _output_paths(checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[Path, Path]:

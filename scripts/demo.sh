@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# Train on built-in shapes with 2 ranks, evaluate, and reconstruct held-out shapes: scripts/demo.sh [RUN_DIRECTORY]
+# Train on built-in shapes with 2 ranks, evaluate, and draw held-out shapes: scripts/demo.sh [RUN_DIRECTORY]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 run=${1:-runs/demo}
 
+dtype=float32
+if grep -qE 'amx_bf16|avx512_bf16' /proc/cpuinfo || [ -e /dev/nvidia0 ]; then dtype=bfloat16; fi
+echo "demo: arithmetic in $dtype (bfloat16 where there is hardware for it)"
+
 rm -rf "$run"
-horovodrun -np 2 python -m hvd_r2n2.train --config configs/demo.yaml --out "$run"
-mpirun -np 2 python -m hvd_r2n2.evaluate "$run" --views 1 2 3 4 5 --no-f-score
+horovodrun -np 2 python -m hvd_r2n2.train --config configs/demo.yaml --set train.dtype=$dtype --out "$run"
+horovodrun -np 2 python -m hvd_r2n2.evaluate "$run" --views 1 2 3 4 5 --no-f-score
 echo
-echo "summary:  $run/summary.json"
-echo "pictures: $run/pictures/"
-echo "curves:   tensorboard --logdir $run/tensorboard"
+cat "$run/summary.json"
+echo "pictures of held-out shapes: $(ls "$run"/pictures/test-*.png)"
+echo "curves, pictures and meshes: tensorboard --logdir $run/tensorboard"

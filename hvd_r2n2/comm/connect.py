@@ -42,7 +42,9 @@ def abort(message: str, exit_code: int = 1) -> None:
     """
     launch = launch_facts()
     prefix = f"rank {launch.rank}: " if launch.size > 1 else ""
-    print(f"{prefix}{message}", file=sys.stderr, flush=True)
+    # In one piece: print writes the end of the line apart, and launchers would mix the lines of the ranks.
+    sys.stderr.write(f"{prefix}{message}\n")
+    sys.stderr.flush()
     sys.stdout.flush()
     if launch.size > 1 and launch.is_mpi and "horovod.torch" in sys.modules:
         import mpi4py  # only here: on its own, a process must never start MPI

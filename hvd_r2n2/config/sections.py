@@ -60,7 +60,7 @@ class DataConfig:
 class TrainConfig:
     """The training loop."""
 
-    steps: int = 600
+    steps: int = 700
     """Optimizer steps of the whole run."""
     batch_size: int = 24
     """Samples a step over all ranks together."""
@@ -90,7 +90,7 @@ class OptimizerConfig:
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """adam adds weight decay to the gradient (L2, as the original), adamw decays apart, sgd has momentum and L2."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-4
     """Highest learning rate; for the global batch, and never changed with the number of ranks."""
     scale_learning_rate: Literal["none", "linear", "sqrt"] = "none"
     """Factor on learning_rate from batch_size / base_batch_size; none leaves it as it is."""

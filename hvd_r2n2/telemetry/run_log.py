@@ -140,11 +140,18 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # On a full disk closing fails too, and must not replace the message of what failed first.
-        with suppress(*([] if kind is None else [OSError])):
+        if kind is None:
+            self.close()
+            return
+        # On a full disk these fail too, and must not replace the message of what failed first.
+        with suppress(OSError):
+            self._keep_line(f"stopped by {kind.__name__}: {error}")
+        with suppress(OSError):
             self.close()
 
     def _keep_line(self, text: str) -> None:
+        if not self._is_root:
+            return
         with _naming(self._folder / "train.log"):
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 

@@ -20,6 +20,7 @@ from hvd_r2n2.data.dataset import Dataset
 from hvd_r2n2.data.loader import Batch, evaluation_batches, prepare_batch
 from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.training import metrics
+from hvd_r2n2.training.precision import autocast, weights_dtype
 
 RELEASED_THRESHOLD = 0.4
 """The threshold of the released code of 3D-R2N2 (`lib/config.py`, TEST.VOXEL_THRESH)."""
@@ -126,7 +127,7 @@ def evaluate(
     thresholds: Sequence[float] = (RELEASED_THRESHOLD,),
     comm: Communicator,
     device: torch.device,
-    dtype: torch.dtype = torch.float32,
+    dtype: str = "float32",
     batch_size: int = 16,
     f_score: bool = False,
     f_score_threshold: float = RELEASED_THRESHOLD,
@@ -136,8 +137,8 @@ def evaluate(
 
     Every rank must call this, with the same arguments but `device` and `report`, and gets the same result. Each
     takes its share of the batches; the records, not the pictures, are gathered. The network, which must be on
-    `device`, is in evaluation mode meanwhile. `dtype` bfloat16 is autocast. With `report`, this rank's progress is
-    shown.
+    `device`, is in evaluation mode meanwhile. `dtype` is one of `precision.DTYPES`. With `report`, this rank's
+    progress is shown.
 
     Raises:
         ValueError: no samples, no thresholds, or a number of views that the renderings do not have.
@@ -149,7 +150,6 @@ def evaluate(
     if not 1 <= num_views <= dataset.num_views:
         raise ValueError(f"evaluation with {num_views} views: the samples have 1 to {dataset.num_views}")
     measured = tuple(sorted(set(thresholds)))
-    autocast = dtype == torch.bfloat16
     cut = f_score_threshold if f_score else None
     records: list[SampleRecord] = []
     was_training = model.training
@@ -163,8 +163,8 @@ def evaluate(
             _progress(len(indices), num_views, comm, report) as advance,
         ):
             for batch in batches:
-                images_VBCHW, occupancy_BDDD = prepare_batch(batch, device, torch.float32 if autocast else dtype)
-                with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                images_VBCHW, occupancy_BDDD = prepare_batch(batch, device, weights_dtype(dtype))
+                with autocast(dtype, device):
                     logits_B2DDD = model(images_VBCHW)
                 records += _measure(batch, logits_B2DDD, occupancy_BDDD, measured, cut)
                 advance(len(batch.samples) * comm.size)

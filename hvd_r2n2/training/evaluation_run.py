@@ -20,6 +20,7 @@ from hvd_r2n2.training.evaluation import (
 )
 from hvd_r2n2.training.evaluation_report import EvaluatedThreshold, EvaluationReport
 from hvd_r2n2.training.metrics import require_f_score_libraries
+from hvd_r2n2.training.precision import weights_dtype
 from hvd_r2n2.training.setup import build_model
 
 Report = Callable[[str], None]
@@ -34,7 +35,7 @@ class EvaluationRequest:
     threshold: float | None
     """None chooses one on the validation part, for each number of views."""
     batch_size: int
-    dtype: torch.dtype
+    dtype: str
     f_score: bool
 
     def check(self, dataset: Dataset) -> None:
@@ -60,12 +61,10 @@ def run_directory(checkpoint: Checkpoint) -> Path:
     return folder.parent if folder.name == "checkpoints" else checkpoint.path
 
 
-def load_network(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32
-) -> ReconstructionNetwork:
+def load_network(checkpoint: Checkpoint, device: torch.device, dtype: str = "float32") -> ReconstructionNetwork:
     """Return a checkpoint's network with its weights, on the device and in evaluation mode.
 
-    `dtype` bfloat16 leaves the weights in float32: it is autocast.
+    `dtype` is one of `precision.DTYPES`.
 
     Raises:
         ValueError: the weights do not fit the configuration beside them.
@@ -73,7 +72,7 @@ def load_network(
     # The file that training started from is not needed any more, and may be gone.
     model = build_model(replace(checkpoint.config.model, weights=None), seed=0)
     load_weights(model, checkpoint.weights_path)
-    return model.to(device=device, dtype=torch.float32 if dtype == torch.bfloat16 else dtype).eval()
+    return model.to(device=device, dtype=weights_dtype(dtype)).eval()
 
 
 def evaluate_checkpoint(
@@ -125,7 +124,7 @@ def evaluate_checkpoint(
         data=data,
         split=dataset.split_name,
         part=request.part,
-        dtype=str(request.dtype).removeprefix("torch."),
+        dtype=request.dtype,
         results=tuple(results),
         thresholds=tuple(thresholds),
         constant_prediction=constant_prediction_iou(dataset, dataset.train, indices) if has_training_part else None,

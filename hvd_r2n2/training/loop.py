@@ -157,7 +157,7 @@ class _Loop:
             thresholds=(settings.threshold,),
             comm=run.communicator,
             device=run.device,
-            dtype=getattr(torch, self._config.train.dtype),
+            dtype=self._config.train.dtype,
             batch_size=settings.batch_size,
         )
         run.log.scalars(step, _validation_figures(result))
@@ -168,7 +168,9 @@ class _Loop:
             f"{time.perf_counter() - start:.1f} s"
         )
         if run.communicator.is_root and self._config.log.pictures:
-            show_samples(run.model, run.dataset, run.dataset.validation, run.config, run.device, run.log, step)
+            show_samples(
+                "validation", run.model, run.dataset, run.dataset.validation, run.config, run.device, run.log, step
+            )
         best = self._state.best_iou
         if best is not None and samples.iou[0] <= best:
             return False

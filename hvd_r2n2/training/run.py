@@ -7,8 +7,6 @@ import json
 from dataclasses import fields, replace
 from pathlib import Path
 
-import torch
-
 import hvd_r2n2
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.config import Config, to_yaml
@@ -28,8 +26,10 @@ from hvd_r2n2.training.evaluation_report import EvaluationReport
 from hvd_r2n2.training.evaluation_run import EvaluationRequest, evaluate_checkpoint
 from hvd_r2n2.training.loop import Run, train_steps
 from hvd_r2n2.training.optimizer import build_optimizer
+from hvd_r2n2.training.precision import weights_dtype
 from hvd_r2n2.training.setup import build_model, choose_device, open_data
-from hvd_r2n2.training.step import MODEL_DTYPES, share_of_batch
+from hvd_r2n2.training.showcase import show_samples
+from hvd_r2n2.training.step import share_of_batch
 
 # What a resumed run may not change: the network, the samples and their order.
 _FIXED_SECTIONS = ("model", "data")
@@ -133,7 +133,7 @@ def _prepare(
     device = choose_device(config.train, communicator, log.line)
     # Before the data, which may take long to open. A checkpoint's weights replace the initial ones.
     network = config.model if checkpoint is None else replace(config.model, weights=None)
-    model = build_model(network, config.train.seed).to(device, MODEL_DTYPES[config.train.dtype])
+    model = build_model(network, config.train.seed).to(device, weights_dtype(config.train.dtype))
     dataset = open_data(config, communicator, log.line)
     check_same_start(
         communicator,
@@ -187,7 +187,7 @@ def _finish(run: Run, state: TrainingState) -> None:
             part="test",
             threshold=None,
             batch_size=settings.batch_size,
-            dtype=getattr(torch, run.config.train.dtype),
+            dtype=run.config.train.dtype,
             f_score=False,
         ),
         data=run.config.data.root or "built-in shapes",
@@ -196,6 +196,8 @@ def _finish(run: Run, state: TrainingState) -> None:
         report=None,
     )
     if report is not None:
+        if run.config.log.pictures:
+            show_samples("test", run.model, dataset, dataset.test, run.config, run.device, run.log, checkpoint.step)
         _write_results(run, state, report)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,9 @@ def open_data(config: Config, communicator: Communicator, report: Callable[[str]
     Raises:
         ValueError: something is missing or broken; says all of it.
     """
+    communicator.barrier()
+    if communicator.local_rank:
+        time.sleep(0.3)  # so that it is local rank 0 that works and shows how far it is; the locks are right anyway
     if config.data.root is None:
         root = built_in_root(config.data)
         write_shapes(

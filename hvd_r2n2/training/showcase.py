@@ -16,10 +16,11 @@ from hvd_r2n2.models import ReconstructionNetwork
 from hvd_r2n2.telemetry import RunLog
 from hvd_r2n2.telemetry.pictures import reconstruction_grid
 from hvd_r2n2.training.metrics import occupancy_probability
-from hvd_r2n2.training.step import MODEL_DTYPES, autocast
+from hvd_r2n2.training.precision import autocast, weights_dtype
 
 
 def show_samples(
+    part: str,
     model: ReconstructionNetwork,
     dataset: Dataset,
     indices: npt.NDArray[np.int64],
@@ -28,11 +29,14 @@ def show_samples(
     log: RunLog,
     step: int,
 ) -> None:
-    """Record pictures (inputs, truth, prediction) and meshes of some of `indices`; one rank calls it, with its log."""
+    """Record pictures (inputs, truth, prediction) and meshes of some of `indices`, all samples of a `part`.
+
+    One rank calls it, with its log; `log.pictures` says how many samples.
+    """
     chosen = indices[np.linspace(0, len(indices) - 1, min(config.log.pictures, len(indices))).astype(int)]
     views = list(range(config.evaluation.views))
     images_VBHWC = torch.from_numpy(np.stack([dataset.images(int(index), views) for index in chosen], axis=1))
-    images_VBCHW = centre_crop(images_VBHWC.to(device)).to(MODEL_DTYPES[config.train.dtype])
+    images_VBCHW = centre_crop(images_VBHWC.to(device)).to(weights_dtype(config.train.dtype))
     was_training = model.training
     model.eval()
     with torch.inference_mode(), autocast(config.train.dtype, device):
@@ -43,11 +47,11 @@ def show_samples(
         inputs = list(images_VBHWC[:, number].numpy())
         rows.append((inputs, dataset.occupancy(int(index)) > 0, probability_BDDD[number] > config.evaluation.threshold))
     titles = [*(f"view {view + 1}" for view in views), "truth", "reconstruction"]
-    log.picture(step, "validation", reconstruction_grid(rows, titles))
+    log.picture(step, part, reconstruction_grid(rows, titles))
     if importlib.util.find_spec("trimesh") is None:
         return
     for number, (_, truth, predicted) in enumerate(rows):
         for name, occupancy in (("truth", truth), ("reconstruction", predicted)):
             if occupancy.any():
                 mesh = mesh_from_voxels(occupancy)
-                log.mesh(step, f"sample-{number}/{name}", mesh.vertices, mesh.faces)
+                log.mesh(step, f"{part}-{number}/{name}", mesh.vertices, mesh.faces)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from hvd_r2n2.config import Config
 from hvd_r2n2.data.loader import Batch, prepare_batch
 from hvd_r2n2.models import ReconstructionNetwork, voxel_cross_entropy
 from hvd_r2n2.training.optimizer import learning_rate, set_learning_rate
-
-MODEL_DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+from hvd_r2n2.training.precision import autocast, weights_dtype
 
 
 class NonFiniteError(JobError):
@@ -34,13 +32,6 @@ class StepResult:
     """As used."""
     communication_s: float
     """Time this rank waited for gradients after its backward pass had ended."""
-
-
-def autocast(dtype: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return the context in which the forward pass runs: autocast for bfloat16, nothing otherwise."""
-    if dtype == "bfloat16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
 
 
 def share_of_batch(config: Config, num_ranks: int) -> int:
@@ -128,7 +119,7 @@ class TrainingStep:
         return total, communication_s + time.perf_counter() - start
 
     def _prepare(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        return prepare_batch(batch, self._device, MODEL_DTYPES[self._config.train.dtype])
+        return prepare_batch(batch, self._device, weights_dtype(self._config.train.dtype))
 
     def _loss(self, images_VBCHW: torch.Tensor, occupancy_BDDD: torch.Tensor) -> torch.Tensor:
         with autocast(self._config.train.dtype, self._device):

@@ -85,7 +85,7 @@ def evaluate_toy(dataset: Dataset, comm: Communicator, **options: Any) -> Evalua
 
 
 def test_every_figure_equals_one_computed_sample_by_sample(dataset: Dataset) -> None:
-    result = evaluate_toy(dataset, Alone(), dtype=torch.float64, f_score=True)
+    result = evaluate_toy(dataset, Alone(), dtype="float64", f_score=True)
     assert [record.index for record in result.records] == dataset.test.tolist()
     ious: dict[str, list[float]] = {}
     for record in result.records:

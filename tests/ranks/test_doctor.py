@@ -1,0 +1,43 @@
+"""The doctor: what it finds here, under a launcher, and where Horovod is missing."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+from tests.conftest import Launcher
+from tests.without_horovod import environment_without_horovod
+
+DOCTOR = ("-m", "hvd_r2n2.doctor")
+
+
+def test_doctor_tries_two_ranks_of_its_own(python: Launcher, mpirun: Launcher, tmp_path: Path) -> None:
+    done = python(*DOCTOR, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^ 2 ranks +ok +mpirun -np 2: allreduce over Horovod [\d.]+ over MPI is right", done.stdout, re.M)
+    for rank in (0, 1):
+        assert len(re.findall(rf"rank {rank} -> {socket.gethostname()} -> (cpu|cuda:\d), \d+ thread", done.stdout)) == 1
+    assert "ready to train: horovodrun -np 2 python -m hvd_r2n2.train" in done.stdout
+    assert "problem" not in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_under_a_launcher_tests_its_ranks_and_speaks_once(mpirun: Launcher) -> None:
+    done = mpirun(2, *DOCTOR)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall(r"2 ranks +ok +mpirun: allreduce over Horovod .* is right", done.stdout)) == 1
+    for rank in (0, 1):
+        assert done.stdout.count(f"rank {rank} -> {socket.gethostname()} -> ") == 1
+    for once in ("Python ", "torch ", "ready to train"):
+        assert done.stdout.count(once) == 1
+    assert "\x1b" not in done.stdout
+
+
+def test_doctor_without_horovod_says_what_to_do(tmp_path: Path, python: Launcher) -> None:
+    done = python(*DOCTOR, environment=environment_without_horovod(tmp_path / "site"))
+    assert done.returncode == 1
+    assert re.search(r"Horovod +problem +not installed: only one rank can train *\n +-> run make setup", done.stdout)
+    assert "training with several ranks cannot run: see the remedies above" in done.stdout
+    assert "ready to train" not in done.stdout
+    assert done.stderr == ""

@@ -1,0 +1,216 @@
+"""When one of several ranks goes wrong, the job ends at once, and the reason is the last thing that it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hvd_r2n2.config import load_config
+from hvd_r2n2.data.dataset import open_dataset
+from hvd_r2n2.data.loader import training_batches
+from hvd_r2n2.training.checkpoint import read_checkpoint
+from tests.conftest import Launcher
+from tests.short_runs import TRAIN, settings
+from tests.tiny_data import write_tiny_data
+from tests.without_horovod import environment_without_horovod
+
+# mpirun marks each line of a rank with [1,RANK]<stream>:, and its own notices not.
+TAGGED = {"OMPI_MCA_orte_tag_output": "1"}
+LIMIT_S = 60
+
+# The training command, but rank 1 runs the code in the first argument before it.
+FAULTY = """
+import os, sys
+fault = sys.argv.pop(1)
+if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+    exec(fault)
+from hvd_r2n2.comm import run_door
+from hvd_r2n2.train import main
+run_door("hvd_r2n2.train", main)
+"""
+
+RAISES = """
+from hvd_r2n2.training.step import TrainingStep
+run = TrainingStep.run
+def failing(self, batch):
+    if batch.step == 2:
+        raise {error}
+    return run(self, batch)
+TrainingStep.run = failing
+"""
+
+POISONED = """
+import hvd_r2n2.training.step as step
+prepare = step.prepare_batch
+def poisoned(batch, *more):
+    images_VBCHW, occupancy_BDDD = prepare(batch, *more)
+    if batch.step == 2:
+        images_VBCHW[:, 1] = float("nan")
+    return images_VBCHW, occupancy_BDDD
+step.prepare_batch = poisoned
+"""
+
+SHIFTED = """
+import torch
+from hvd_r2n2.training.step import TrainingStep
+run = TrainingStep.run
+def shifting(self, batch):
+    result = run(self, batch)
+    if batch.step == 2:
+        with torch.no_grad():
+            next(self._model.parameters()).view(-1)[0] += 1e-6
+    return result
+TrainingStep.run = shifting
+"""
+
+
+def arguments(data: Path | str) -> list[str]:
+    return settings(data, train__dtype="float32", train__check_every_steps=2, checkpoint__every_steps=2, train__steps=6)
+
+
+def faulty(mpirun: Launcher, fault: str, *words: str | Path, **more: Path) -> subprocess.CompletedProcess[str]:
+    """Run two ranks of which rank 1 is faulty, within the time limit."""
+    done: subprocess.CompletedProcess[str] = mpirun(
+        2, "-c", FAULTY, fault, *words, timeout_s=LIMIT_S, environment=TAGGED, **more
+    )
+    assert done.returncode != 0
+    return done
+
+
+def lines_of_ranks(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return what ranks wrote to their stderr, in order, without mpirun's notices and marks."""
+    marked = (re.match(r"\[\d+,\d+\]<stderr>:(.*)", line) for line in done.stderr.splitlines())
+    return [match[1] for match in marked if match and match[1].strip()]
+
+
+def last_step(run: Path) -> int:
+    return read_checkpoint((run / "checkpoints" / "last").resolve()).step
+
+
+@pytest.mark.parametrize("launcher", ["mpirun", "horovodrun"])
+def test_mistake_in_the_settings_ends_all_ranks(
+    launcher: str, tiny_data: Path, tmp_path: Path, mpirun: Launcher, horovodrun: Launcher
+) -> None:
+    start = mpirun if launcher == "mpirun" else horovodrun
+    words = (*arguments(tiny_data), "--set", "train.stepz=3", "--out", tmp_path / "run")
+    done = start(2, *TRAIN, *words, timeout_s=LIMIT_S)
+    assert done.returncode != 0
+    assert (
+        "hvd_r2n2.train: error: --set: unknown key train.stepz (did you mean train.steps?)" in done.stdout + done.stderr
+    )
+    assert "hvd_r2n2/" not in done.stdout + done.stderr, "a traceback through the package"
+    assert not (tmp_path / "run").exists()
+
+
+def test_mistake_on_one_rank_alone_ends_the_others_too(tiny_data: Path, tmp_path: Path, mpirun: Launcher) -> None:
+    fault = "sys.argv += ['--set', 'train.stepz=3']"
+    done = faulty(mpirun, fault, *arguments(tiny_data), "--out", tmp_path / "run")
+    message = "rank 1: hvd_r2n2.train: error: --set: unknown key train.stepz (did you mean train.steps?)"
+    assert lines_of_ranks(done) == [message]
+
+
+def test_several_ranks_without_horovod_are_refused(tiny_data: Path, tmp_path: Path, mpirun: Launcher) -> None:
+    words = (*arguments(tiny_data), "--out", tmp_path / "run")
+    done = mpirun(2, *TRAIN, *words, timeout_s=LIMIT_S, environment=environment_without_horovod(tmp_path / "site"))
+    assert done.returncode != 0
+    assert "error: mpirun started 2 ranks, but Horovod is not installed in " in done.stderr
+    assert "run scripts/setup.sh, or start one process alone" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def other_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders with a data set `data` each, of the same names and other shapes."""
+    place = tmp_path_factory.mktemp("other-data")
+    for seed in (0, 1):
+        write_tiny_data(place / str(seed) / "data", seed=seed)
+    return place
+
+
+def test_rank_whose_files_are_others_is_refused(other_data: Path, tmp_path: Path, mpirun: Launcher) -> None:
+    fault = f"os.chdir({str(other_data / '1')!r})"  # the same path on another node, so to say
+    words = (*arguments("data"), "--out", tmp_path / "run")
+    done = faulty(mpirun, fault, *words, cwd=other_data / "0")
+    message = (
+        r"error: the data is not the same on all ranks \(rank 0: (\w{16}), rank 1: (\w{16})\); every rank must see"
+    )
+    found = re.search(message, lines_of_ranks(done)[-1])
+    assert found
+    assert found[1] != found[2]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_rank_with_another_data_root_is_refused(other_data: Path, tmp_path: Path, mpirun: Launcher) -> None:
+    fault = f"sys.argv += ['--set', 'data.root={other_data / '1' / 'data'}']"
+    done = faulty(mpirun, fault, *arguments(other_data / "0" / "data"), "--out", tmp_path / "run")
+    (message,) = {re.sub(r"^rank \d: ", "", line) for line in lines_of_ranks(done)}
+    assert re.search(
+        r"the resolved config is not the same on all ranks \(rank 0: \w+, rank 1: \w+\); the data is", message
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "first", "last"),
+    [
+        (
+            "OSError(5, 'Input/output error', '/data/chair.cache')",
+            "rank 1: hvd_r2n2.train: error: /data/chair.cache: Input/output error",
+            "rank 1: hvd_r2n2.train: error: /data/chair.cache: Input/output error",
+        ),
+        (
+            "ZeroDivisionError('mean of nothing')",
+            "rank 1: hvd_r2n2.train: internal error",
+            "ZeroDivisionError: mean of nothing",
+        ),
+    ],
+)
+def test_rank_that_fails_in_the_middle_has_the_last_word(
+    error: str, first: str, last: str, tiny_data: Path, tmp_path: Path, mpirun: Launcher
+) -> None:
+    done = faulty(mpirun, RAISES.format(error=error), *arguments(tiny_data), "--out", tmp_path / "run")
+    lines = lines_of_ranks(done)
+    assert (lines[0], lines[-1]) == (first, last)
+    assert not [line for line in lines if line.startswith("rank 0")]
+    assert last_step(tmp_path / "run") == 2
+
+
+def test_loss_that_is_not_finite_stops_all_and_names_the_sample(
+    tiny_data: Path, tmp_path: Path, mpirun: Launcher
+) -> None:
+    words = arguments(tiny_data)
+    done = faulty(mpirun, POISONED, *words, "--out", tmp_path / "run")
+    config = load_config(None, words[1::2])
+    dataset = open_dataset(config.data, tiny_data, 32, lambda text: None)
+    with training_batches(
+        dataset,
+        indices=dataset.train,
+        batch_size=6,
+        rank=1,
+        size=2,
+        seed=config.train.seed,
+        min_views=1,
+        max_views=2,
+        start_step=2,
+        end_step=3,
+        config=config.data,
+    ) as batches:
+        sample = next(batches).samples[1]
+    message = (
+        "hvd_r2n2.train: error: step 3: the loss is nan and the gradient's norm nan. "
+        f"Not finite at rank 1: {sample}. Training stops before the weights change; the last checkpoint is good. "
+    )
+    lines = lines_of_ranks(done)
+    assert lines
+    assert all(re.match(rf"rank [01]: {re.escape(message)}", line) for line in lines)
+    assert last_step(tmp_path / "run") == 2
+
+
+def test_parameter_that_changed_on_one_rank_is_found(tiny_data: Path, tmp_path: Path, mpirun: Launcher) -> None:
+    done = faulty(mpirun, SHIFTED, *arguments(tiny_data), "--out", tmp_path / "run")
+    lines = lines_of_ranks(done)
+    message = "hvd_r2n2.train: error: step 4: parameters: rank(s) 1 differ from the rest; training stops"
+    assert lines
+    assert set(lines) <= {f"rank 0: {message}", f"rank 1: {message}"}, done.stderr
+    assert last_step(tmp_path / "run") == 2, "the parameters of step 4 are not to be kept"
