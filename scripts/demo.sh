@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 run=${1:-runs/demo}
 
 dtype=float32
-if grep -qE 'amx_bf16|avx512_bf16' /proc/cpuinfo || [ -e /dev/nvidia0 ]; then dtype=bfloat16; fi
+if grep -qE 'amx_bf16|avx512_bf16' /proc/cpuinfo; then dtype=bfloat16; fi
 echo "demo: arithmetic in $dtype (bfloat16 where there is hardware for it)"
 
 rm -rf "$run"

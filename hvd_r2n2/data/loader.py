@@ -5,9 +5,9 @@ Legend: V views, B batch (this rank's share), H×W×C the 137×137 RGBA picture,
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from types import TracebackType
 
 import numpy as np
@@ -38,15 +38,27 @@ class Batch:
     draws: AugmentationDraws
     step: int
 
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch with its tensors (but `indices`) on a device; those that are there already stay."""
+        return replace(
+            self,
+            images_VBHWC=self.images_VBHWC.to(device, non_blocking=True),
+            occupancy_BDDD=self.occupancy_BDDD.to(device, non_blocking=True),
+            draws=self.draws.to(device),
+        )
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """Return every tensor that `to` moves."""
+        draws = (getattr(self.draws, field.name) for field in fields(self.draws))
+        return (self.images_VBHWC, self.occupancy_BDDD, *draws)
+
     def pin_memory(self) -> "Batch":
         """Return the batch in page-locked memory, from which a GPU copies in the background."""
-        return Batch(
-            self.images_VBHWC.pin_memory(),
-            self.occupancy_BDDD.pin_memory(),
-            self.samples,
-            self.indices,
-            self.draws.pin_memory(),
-            self.step,
+        return replace(
+            self,
+            images_VBHWC=self.images_VBHWC.pin_memory(),
+            occupancy_BDDD=self.occupancy_BDDD.pin_memory(),
+            draws=self.draws.pin_memory(),
         )
 
 
@@ -206,6 +218,30 @@ def evaluation_batches(
     return BatchStream(tuple(chunks), make, num_threads, prefetch)
 
 
+def move_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Give the batches on `device`, each copied to a GPU while the one before is being trained on.
+
+    On a CPU they are given as they are.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    ahead: Batch | None = None
+    for batch in batches:
+        with torch.cuda.stream(copying):
+            moved = batch.to(device)
+        if ahead is not None:
+            yield ahead
+        # What trains on it must wait for its copy, and its memory must not be given away before that has ended.
+        torch.cuda.current_stream(device).wait_stream(copying)
+        for tensor in moved.tensors():
+            tensor.record_stream(torch.cuda.current_stream(device))
+        ahead = moved
+    if ahead is not None:
+        yield ahead
+
+
 def prepare_batch(
     batch: Batch, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -214,9 +250,8 @@ def prepare_batch(
     Returns:
         Pictures V×B×3×127×127 in [0, 1] of `dtype`, and the occupancy B×D×D×D uint8 (0 or 1), both on `device`.
     """
-    images_VBHWC = batch.images_VBHWC.to(device, non_blocking=True)
-    occupancy_BDDD = batch.occupancy_BDDD.to(device, non_blocking=True)
-    return augment(images_VBHWC, batch.draws.to(device), dtype), occupancy_BDDD
+    batch = batch.to(device)
+    return augment(batch.images_VBHWC, batch.draws, dtype), batch.occupancy_BDDD
 
 
 def _read_batch(

@@ -11,7 +11,7 @@ import torch
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.config import Config
 from hvd_r2n2.data.dataset import Dataset
-from hvd_r2n2.data.loader import training_batches
+from hvd_r2n2.data.loader import move_ahead, training_batches
 from hvd_r2n2.models import ReconstructionNetwork
 from hvd_r2n2.telemetry import RunLog, StepTimes, memory_bytes
 from hvd_r2n2.training.checkpoint import TrainingState, write_checkpoint
@@ -84,7 +84,7 @@ class _Loop:
         try:
             with batches:
                 before = time.perf_counter()
-                for batch in batches:
+                for batch in move_ahead(batches, run.device):
                     data_s = time.perf_counter() - before
                     result = step.run(batch)
                     now = time.perf_counter()
