@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import hvd_r2n2
@@ -45,7 +46,7 @@ def _table(findings: list[Finding]) -> Table:
     for finding in findings:
         remedy = f"\n-> {finding.remedy}" if finding.remedy else ""
         style = _STYLES[finding.state]
-        table.add_row(finding.subject, f"[{style}]{finding.state}[/]", f"{finding.text}{remedy}")
+        table.add_row(finding.subject, f"[{style}]{finding.state}[/]", escape(f"{finding.text}{remedy}"))
     return table
 
 

@@ -96,7 +96,12 @@ def _mpi() -> Finding:
         mpi4py.rc.initialize = False  # a process on its own must not start MPI
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        return Finding("MPI", "note", f"cannot be loaded: {error}", "run make setup; horovodrun --gloo does without")
+        return Finding(
+            "MPI",
+            "note",
+            f"cannot be loaded: {str(error).splitlines()[0]}",
+            "run make setup; horovodrun --gloo does without",
+        )
     version = MPI.Get_library_version().split(",")[0].split("\n")[0]
     text = f"{version}, mpi4py {mpi4py.__version__}"
     if "Open MPI v5" in version:
@@ -108,7 +113,7 @@ def _launchers() -> Finding:
     found = {name: _program(name) for name in ("mpirun", "horovodrun", "srun")}
     text = ", ".join(f"{name} {path}" for name, path in found.items() if path) or "none"
     if not (found["mpirun"] or found["horovodrun"]):
-        return Finding("launchers", "problem", text, f"activate the environment: source {sys.prefix}/bin/activate")
+        return Finding("launchers", "problem", text, "run make setup")
     if shutil.which("mpirun") is None and shutil.which("srun") is None:
         return Finding("launchers", "note", text, f"they are not on PATH: source {sys.prefix}/bin/activate")
     if os.geteuid() == 0 and found["mpirun"] and "OMPI_ALLOW_RUN_AS_ROOT" not in os.environ:

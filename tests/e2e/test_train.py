@@ -89,6 +89,7 @@ def test_run_leaves_exactly_what_the_readme_says(done: Done) -> None:
     assert {path.name for path in (done.folder / "pictures").iterdir()} == {
         "validation-step-00000002.png",
         "validation-step-00000004.png",
+        f"test-{best.resolve().name}.png",
     }
 
 
@@ -126,8 +127,8 @@ def test_tensorboard_shows_the_picture_that_is_kept_and_meshes(done: Done, event
         kept = Image.open(done.folder / "pictures" / f"validation-step-{image.step:08d}.png")
         assert np.array_equal(Image.open(io.BytesIO(image.encoded_image_string)), kept)
         assert len(np.unique(kept)) > 10, "the picture is empty"
-    vertices = [make_ndarray(event.tensor_proto) for event in events.Tensors("sample-0/truth_VERTEX")]
-    faces = [make_ndarray(event.tensor_proto) for event in events.Tensors("sample-0/truth_FACE")]
+    vertices = [make_ndarray(event.tensor_proto) for event in events.Tensors("validation-0/truth_VERTEX")]
+    faces = [make_ndarray(event.tensor_proto) for event in events.Tensors("validation-0/truth_FACE")]
     assert len(vertices) == len(faces) == 2
     for corners_1P3, triangles_1F3 in zip(vertices, faces, strict=True):
         assert corners_1P3.shape[::2] == triangles_1F3.shape[::2] == (1, 3)
