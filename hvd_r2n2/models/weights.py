@@ -12,12 +12,17 @@ from torch import Tensor
 from hvd_r2n2.models.files import replacing
 from hvd_r2n2.models.network import ReconstructionNetwork
 
+# The only entry of the metadata: safetensors writes several in an order that changes from file to file, and equal
+# weights are to make equal files.
+_METADATA_KEY = "hvd_r2n2"
+
 
 def save_weights(model: ReconstructionNetwork, path: str | Path) -> None:
     """Write the state dict, and the network's name and options (but the form, which it does not depend on)."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    identity = " ".join(f"{key}={value}" for key, value in _identity(model).items())
     with replacing(path) as partial:
-        save_file(tensors, partial, metadata=_identity(model))
+        save_file(tensors, partial, metadata={_METADATA_KEY: identity})
 
 
 def load_weights(model: ReconstructionNetwork, path: str | Path) -> None:
@@ -31,11 +36,11 @@ def load_weights(model: ReconstructionNetwork, path: str | Path) -> None:
             of a wrong shape, not floats or not finite; all of these are named.
         OSError: the file cannot be read.
     """
-    metadata, tensors = _read(path)
+    identity, tensors = _read(path)
     differing = [
-        f"{key} {metadata[key]!r} (this network: {value!r})"
+        f"{key} {identity[key]!r} (this network: {value!r})"
         for key, value in _identity(model).items()
-        if metadata.get(key, value) != value
+        if identity.get(key, value) != value
     ]
     if differing:
         raise ValueError(f"{path}: weights of another network: {', '.join(differing)}")
@@ -70,6 +75,8 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         pass
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            words = (file.metadata() or {}).get(_METADATA_KEY, "").split()
+            identity = {key: value for key, _, value in (word.partition("=") for word in words)}
+            return identity, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file ({error})") from None

@@ -136,7 +136,7 @@ def test_without_a_validation_part_the_released_threshold_is_taken(run: Path, tm
     [
         (["{run}", "--views", "0"], "0 views cannot be evaluated"),
         (["{run}", "--threshold", "1.5"], "threshold 1.5 must be between 0 and 1"),
-        (["{run}", "--batch-size", "0"], "batch size 0"),
+        (["{run}", "--batch-size", "0"], "evaluation.batch_size: 0 is not possible"),
         (["{run}", "--data", "{run}/none"], "none is not a directory"),
         (["{run}", "--data", "{run}"], "no folder ShapeNetRendering"),
         (["{run}", "--split", "unheard-of"], "'unheard-of' is neither 'r2n2' nor a file"),

@@ -19,7 +19,7 @@ from tests.without_horovod import environment_without_horovod
 
 # mpirun marks each line of a rank with [1,RANK]<stream>:, and its own notices not.
 TAGGED = {"OMPI_MCA_orte_tag_output": "1"}
-LIMIT_S = 60
+LIMIT_S = 120
 
 # The training command, but rank 1 runs the code in the first argument before it.
 FAULTY = """

@@ -21,6 +21,15 @@ def test_round_trip_is_exact_and_serves_both_forms(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_equal_weights_make_equal_files(tmp_path: Path) -> None:
+    model = create_model("3d-gru-1", **SETTINGS)
+    contents = set()
+    for _ in range(5):
+        save_weights(model, tmp_path / "model.safetensors")
+        contents.add((tmp_path / "model.safetensors").read_bytes())
+    assert len(contents) == 1
+
+
 def test_all_that_does_not_fit_is_named_and_nothing_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     model = create_model("3d-gru-3", **SETTINGS)

@@ -140,8 +140,8 @@ def test_full_disk_for_tensorboard_is_told_once_and_without_a_traceback(
     monkeypatch.setattr(threading, "excepthook", hook)
     with pytest.raises(OSError, match="No space left on device") as caught, open_log(tmp_path, tensorboard=True) as log:
         (events,) = (tmp_path / "tensorboard").iterdir()
-        events.unlink()
-        events.symlink_to("/dev/full")
+        (tmp_path / "full").symlink_to("/dev/full")
+        (tmp_path / "full").replace(events)  # at once: the writer's thread opens the file for every event
         log.scalars(1, {"train/loss": 1.0})
     assert caught.value.filename == str(tmp_path / "tensorboard")
     assert not printed
