@@ -5,11 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 
 from hvd_r2n2.comm.communicator import Alone, Communicator, JobError
 from hvd_r2n2.comm.launch import launch_facts
+
+_SECONDS_FOR_THE_OTHER = 3.0
+"""A rank that was left alone waits so long before it says so: the launcher ends it meanwhile, and the message of the
+rank that failed stays the last."""
 
 
 def connect() -> Communicator:
@@ -79,5 +84,6 @@ def run_door(program: str, main: Callable[[], None]) -> None:
         abort(f"{program}: interrupted", exit_code=130)
     except Exception as error:
         if type(error).__name__ == "HorovodInternalError":
+            time.sleep(_SECONDS_FOR_THE_OTHER)
             abort(f"{program}: error: another rank has stopped or cannot be reached ({error})")
         abort(f"{program}: internal error\n{traceback.format_exc()}")
