@@ -1,3 +1,3 @@
-"""Train 3D-R2N2 over Horovod ranks, each rank splitting the network's layers over its local devices."""
+"""Train 3D-R2N2 (pictures to voxel shapes), data parallel over Horovod ranks."""
 
 __version__ = "0.1.0"

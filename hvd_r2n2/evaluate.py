@@ -7,18 +7,37 @@ from dataclasses import replace
 from pathlib import Path
 
 from hvd_r2n2.comm import connect, run_door
-from hvd_r2n2.config import Config, config_from_mapping, to_mapping
+from hvd_r2n2.config import Config, with_overrides
 from hvd_r2n2.models.files import replacing
 from hvd_r2n2.training.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
-from hvd_r2n2.training.evaluation_run import EvaluationRequest, evaluate_checkpoint, load_network, run_directory
+from hvd_r2n2.training.evaluation_run import (
+    EvaluationRequest,
+    evaluate_checkpoint,
+    is_of_run,
+    load_network,
+    run_directory,
+)
 from hvd_r2n2.training.precision import DTYPES
-from hvd_r2n2.training.setup import choose_device, open_data
+from hvd_r2n2.training.setup import built_in_root, choose_device, open_data
 
 _DESCRIPTION = """\
 Measure a trained network: IoU by category and number of views as in the paper (mean of categories and mean of
 samples), at thresholds 0.2 to 0.5 and at the one chosen on the validation part, average precision, cross-entropy
 and F-score at 1 %; beside them the IoU of the best constant prediction. Runs alone or on any number of ranks
-(mpirun, horovodrun, srun) with the same result, to the last digit if each rank has as many threads."""
+(mpirun, horovodrun, srun) with the same result, to the last digit on CPUs."""
+
+_SETTABLE = (
+    "data.split",
+    "data.validation_fraction",
+    "data.categories",
+    "data.skip_models",
+    "data.cache_dir",
+    "evaluation.batch_size",
+    "train.device",
+    "train.dtype",
+    "train.cpu_threads",
+)
+"""What of the run's settings evaluation goes by; the data's folder comes with --data, as others do not go with it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,10 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     checkpoint = read_checkpoint(find_checkpoint(options.checkpoint))
     config = _configure(checkpoint.config, options)
-    json_path, csv_path = _output_paths(checkpoint, options)
+    json_path, csv_path = _output_paths(checkpoint, config, options)
     comm = connect()
     report = _say if comm.is_root else _say_nothing
     device = choose_device(config.train, comm, report)
+    data = str(Path(config.data.root or built_in_root(config.data)).resolve())
+    report(f"{checkpoint.path}, on the data in {data}")
     dataset = open_data(config, comm, report)
     result = evaluate_checkpoint(
         checkpoint,
@@ -47,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             dtype=config.train.dtype,
             f_score=options.f_score,
         ),
-        data=config.data.root or "built-in shapes",
+        data=data,
         comm=comm,
         device=device,
         report=report if comm.is_root else None,
@@ -65,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hvd_r2n2.evaluate", description=_DESCRIPTION)
     add = parser.add_argument
-    default = "evaluation.{} in the run's directory; for other data, split, categories or part named after them"
+    default = "evaluation.{} in the run's directory; with the name of what is not as in the run, if anything is"
     add("checkpoint", type=Path, help="a run's directory (its best checkpoint is taken) or a checkpoint's")
     add("--views", type=int, nargs="+", default=[1, 2, 3, 4, 5], metavar="V", help="numbers of views (1 2 3 4 5)")
     add("--data", metavar="DIR", help="other data than the run's: a folder with ShapeNetRendering/ and ShapeNetVox32/")
@@ -75,16 +96,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--threshold", type=float, metavar="T", help="fix the threshold instead of choosing it on the validation part")
     add("--json", type=Path, metavar="FILE", help=f"where to write JSON ({default.format('json')})")
     add("--csv", type=Path, metavar="FILE", help=f"where to write CSV ({default.format('csv')})")
-    add("--batch-size", type=int, metavar="N", help="samples of one forward pass on one rank (the run's)")
+    add("--batch-size", type=int, metavar="N", help="samples of one forward pass, of one thread on a CPU (the run's)")
     add("--dtype", choices=DTYPES, help="arithmetic (the run's)")
-    add("--device", choices=("auto", "cpu", "cuda"), help="where to compute (the run's)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (a GPU if there is one)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="overrides",
+        help=f"change one of the run's settings; may be given many times: {', '.join(_SETTABLE)}",
+    )
     add("--no-f-score", dest="f_score", action="store_false", help="leave out the F-score, which takes the longest")
     return parser
 
 
 def _configure(config: Config, options: argparse.Namespace) -> Config:
     """Return the run's settings with what the command line replaces."""
-    data, train, evaluation = config.data, config.train, config.evaluation
+    data, evaluation = config.data, config.evaluation
     if options.data is not None:
         if not Path(options.data).is_dir():
             raise ValueError(f"--data {options.data} is not a directory")
@@ -93,31 +122,55 @@ def _configure(config: Config, options: argparse.Namespace) -> Config:
             data, root=options.data, models_per_category=None, shapes_seed=None, skip_models=(), cache_dir=None
         )
     if options.split is not None:
-        data = replace(data, split=options.split)
+        data = replace(data, split=options.split, validation_fraction=None)
     if options.categories is not None:
         data = replace(data, categories=tuple(options.categories))
     if options.batch_size is not None:
         evaluation = replace(evaluation, batch_size=options.batch_size)
-    if options.dtype is not None:
-        train = replace(train, dtype=options.dtype)
-    if options.device is not None:
-        train = replace(train, device=options.device)
+    # The device and its threads were those of the machine that trained.
+    train = replace(config.train, device=options.device, cpu_threads=None, dtype=options.dtype or config.train.dtype)
+    for override in options.overrides:
+        key = override.partition("=")[0].strip()
+        if key not in _SETTABLE:
+            raise ValueError(f"--set {override}: evaluation takes {', '.join(_SETTABLE)}, not {key}")
     changed = replace(config, data=data, train=train, evaluation=evaluation)
-    return config_from_mapping(to_mapping(changed), "the run's settings with those of the command line")
+    return with_overrides(changed, options.overrides, "the run's settings with those of the command line")
 
 
-def _output_paths(checkpoint: Checkpoint, options: argparse.Namespace) -> tuple[Path, Path]:
-    """Return where JSON and CSV go; results on other data than the run's own get names of their own."""
+def _output_paths(checkpoint: Checkpoint, config: Config, options: argparse.Namespace) -> tuple[Path, Path]:
+    """Return where JSON and CSV go."""
     directory = run_directory(checkpoint)
-    changed = (options.data and Path(options.data).resolve().name, options.split and Path(options.split).stem)
-    words = ["evaluation", *(word for word in changed if word), *(options.categories or ())]
-    stem = "-".join(words if options.part == "test" else [*words, options.part])
+    stem = "-".join(("evaluation", *_differences(checkpoint, config, options)))
     paths = (options.json or directory / f"{stem}.json", options.csv or directory / f"{stem}.csv")
     for path in paths:
         if path.is_dir() or not path.parent.is_dir():
             reason = "is a directory" if path.is_dir() else f"cannot be written: there is no directory {path.parent}"
             raise ValueError(f"{path} {reason}; choose a file with --json and --csv")
     return paths
+
+
+def _differences(checkpoint: Checkpoint, config: Config, options: argparse.Namespace) -> list[str]:
+    """Return a word for each thing that makes this another measurement than that of the run itself."""
+    before, now = checkpoint.config.data, config.data
+    is_other_root = _place(now.root) != _place(before.root)
+    is_other_split = _place(now.split) != _place(before.split)
+    is_other_fraction = now.validation_fraction != before.validation_fraction
+    candidates = (
+        (not is_of_run(checkpoint), f"step-{checkpoint.step:08d}"),
+        (is_other_root, Path(now.root or "").resolve().name),
+        (is_other_split, Path(now.split).stem),
+        (is_other_fraction and not is_other_split, f"validation-{now.validation_fraction}"),
+        (now.categories != before.categories, "-".join(now.categories or ("all",))),
+        (now.skip_models != before.skip_models and not is_other_root, f"without-{len(now.skip_models)}"),
+        (options.part != "test", options.part),
+        (options.threshold is not None, f"threshold-{options.threshold}"),
+        (config.train.dtype != checkpoint.config.train.dtype, config.train.dtype),
+    )
+    return [word for differs, word in candidates if differs]
+
+
+def _place(path: str | None) -> Path | None:
+    return None if path is None else Path(path).resolve()
 
 
 def _say(text: str) -> None:
@@ -129,4 +182,4 @@ def _say_nothing(text: str) -> None:
 
 
 if __name__ == "__main__":
-    run_door("evaluate", main)
+    run_door("hvd_r2n2.evaluate", main)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
-from hvd_r2n2.comm import run_door
+from hvd_r2n2.comm import Alone, choose_devices, gather_places, run_door
 from hvd_r2n2.models import ReconstructionNetwork, create_model, load_original_weights
 from hvd_r2n2.models.original_weights import ORIGINAL_NETWORK
-from hvd_r2n2.training.checkpoint import find_checkpoint, read_checkpoint
+from hvd_r2n2.training.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
+from hvd_r2n2.training.evaluation import RELEASED_THRESHOLD
 from hvd_r2n2.training.evaluation_run import load_network, run_directory
 from hvd_r2n2.training.reconstruction import (
     read_photographs,
@@ -43,12 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError(f"--threshold {options.threshold:g} must be between 0 and 1")
     require_mesh_libraries(options.mesh)
     photographs = read_photographs(paths)
-    device = _device(options.device)
-    model, run = _network(checkpoint_path, options.original_weights, device)
+    places = gather_places(Alone())
+    (device,) = choose_devices(options.device, places[0], places)
+    checkpoint = None if checkpoint_path is None else read_checkpoint(find_checkpoint(checkpoint_path))
+    model = _network(checkpoint, options.original_weights, device)
     if options.threshold is not None:
         threshold, source = options.threshold, "given"
+    elif checkpoint is None:
+        threshold, source = RELEASED_THRESHOLD, "the released code's, as its weights are"
     else:
-        threshold, source = recommended_threshold(run, len(photographs))
+        threshold, source = recommended_threshold(run_directory(checkpoint), checkpoint.step, len(photographs))
     result = reconstruct(model, photographs, threshold=threshold, device=device)
     written = write_reconstruction(result, options.out, options.mesh)
     print(
@@ -77,25 +82,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _device(requested: str) -> torch.device:
-    has_gpu = torch.cuda.is_available()
-    if requested == "cuda" and not has_gpu:
-        raise ValueError("--device cuda, but no GPU is visible (use auto or cpu)")
-    return torch.device("cuda" if has_gpu and requested != "cpu" else "cpu")
-
-
 def _network(
-    checkpoint_path: Path | None, original_weights: Path | None, device: torch.device
-) -> tuple[ReconstructionNetwork, Path | None]:
-    """Return the network and the directory of the run that it comes from."""
-    if checkpoint_path is None:
-        assert original_weights is not None
-        model = create_model(ORIGINAL_NETWORK)
-        load_original_weights(model, original_weights)
-        return model.to(device).eval(), None
-    checkpoint = read_checkpoint(find_checkpoint(checkpoint_path))
-    return load_network(checkpoint, device), run_directory(checkpoint)
+    checkpoint: Checkpoint | None, original_weights: Path | None, device: torch.device
+) -> ReconstructionNetwork:
+    if checkpoint is not None:
+        return load_network(checkpoint, device)
+    assert original_weights is not None
+    model = create_model(ORIGINAL_NETWORK)
+    load_original_weights(model, original_weights)
+    return model.to(device).eval()
 
 
 if __name__ == "__main__":
-    run_door("reconstruct", main)
+    run_door("hvd_r2n2.reconstruct", main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from hvd_r2n2.comm import connect, run_door
@@ -52,7 +53,19 @@ def _config(arguments: argparse.Namespace) -> Config:
     path = arguments.config
     if path is None and arguments.resume and (arguments.out / "config.yaml").exists():
         path = arguments.out / "config.yaml"
-    return load_config(path, arguments.overrides)
+    return _with_whole_paths(load_config(path, arguments.overrides))
+
+
+def _with_whole_paths(config: Config) -> Config:
+    """Return the settings with paths that mean the same from any working directory, as they are kept with the run."""
+
+    def whole(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).expanduser().resolve())
+
+    data, model = config.data, config.model
+    split = data.split if data.split == "r2n2" else str(whole(data.split))
+    data = replace(data, root=whole(data.root), cache_dir=whole(data.cache_dir), split=split)
+    return replace(config, data=data, model=replace(model, weights=whole(model.weights)))
 
 
 def _new_folder(config: Path | None) -> Path:

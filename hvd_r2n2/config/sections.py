@@ -32,8 +32,8 @@ class DataConfig:
     """Folder with ShapeNetRendering/ and ShapeNetVox32/; null makes and uses the built-in shapes under data/."""
     split: str = "r2n2"
     """`r2n2` (first 80 % of the sorted ids of each category train, the rest test), or a file like ShapeNet.json."""
-    validation_fraction: float = 0.1
-    """Share of the training part that is held back for validation under split r2n2 (a split file brings its own)."""
+    validation_fraction: float | None = None
+    """Split r2n2 only: share of the training part that is held back for validation (null: 0.1)."""
     categories: tuple[str, ...] | None = None
     """Names or synset ids to use; null uses all that are there."""
     skip_models: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ from hvd_r2n2.data.layout import (
     parse_model_ref,
     voxel_folder,
 )
-from hvd_r2n2.data.splits import R2N2, Split, read_split_file, split_r2n2
+from hvd_r2n2.data.splits import R2N2, VALIDATION_FRACTION, Split, read_split_file, split_r2n2
 
 Report = Callable[[str], None]
 
@@ -192,7 +192,7 @@ def _choose(
 ) -> tuple[Split, set[str]]:
     """Make the split of the chosen categories, and resolve the models to skip (of the split, as text)."""
     if config.split == R2N2:
-        whole = split_r2n2(present, config.validation_fraction)
+        whole = split_r2n2(present, config.validation_fraction or VALIDATION_FRACTION)
     elif Path(config.split).is_file():
         whole = read_split_file(Path(config.split))
     else:

@@ -270,7 +270,7 @@ def _read_batch(
             occupancy_BDDD[position] = dataset.occupancy(sample)
         except Exception as error:
             name = dataset.refs[sample] if 0 <= sample < len(dataset.refs) else sample
-            raise RuntimeError(f"reading sample {name} for step {step}: {error}") from error
+            raise OSError(f"reading sample {name} for step {step}: {error}") from error
     return Batch(
         torch.from_numpy(images_VBHWC),
         torch.from_numpy(occupancy_BDDD),

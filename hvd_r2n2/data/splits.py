@@ -11,6 +11,9 @@ from hvd_r2n2.data.categories import CATEGORIES
 from hvd_r2n2.data.layout import ModelRef, is_model_id
 
 R2N2 = "r2n2"
+VALIDATION_FRACTION = 0.1
+"""Share of the train part that is held back where the settings say nothing."""
+
 _TRAIN_PORTION = 0.8
 _MAX_FILE_BYTES = 1 << 26
 _MAX_PROBLEMS_SHOWN = 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -44,6 +45,15 @@ class StepTimes:
             "time/data_share": sum(self.data_s) / total_s,
             "time/communication_share": sum(self.communication_s) / total_s,
         }
+
+
+def over_ranks(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return one set of figures for all ranks: shares of time as means, speeds of the slowest, the rest as maxima."""
+
+    def combine(name: str) -> Callable[[list[float]], float]:
+        return statistics.fmean if name.endswith("_share") else min if name.endswith("_per_s") else max
+
+    return {name: combine(name)([rank[name] for rank in figures]) for name in figures[0]}
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -41,6 +41,8 @@ class TrainingState:
     """Position in the stream of training samples: step times global batch size."""
     train_seconds: float
     """Time spent training, over all resumptions."""
+    data_digest: str = ""
+    """Digest of all samples and their parts: the stream of samples means nothing on other data."""
     best_iou: float | None = None
     """Best validation IoU so far."""
     best_step: int | None = None
@@ -75,7 +77,6 @@ def write_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: TrainingState,
     config: Config,
-    is_best: bool,
 ) -> Path:
     """Write `folder`/step-N, point `last` (and `best`) at it, and drop what need not be kept; rank 0 only.
 
@@ -86,7 +87,7 @@ def write_checkpoint(
         OSError: no room or no permission; what was there before is untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"step-{state.step:08d}"
+    target = folder / _folder_name(state.step)
     partial = folder / f".partial-{target.name}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -104,11 +105,20 @@ def write_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(f"{target}: the checkpoint could not be written ({error}); earlier ones are untouched") from error
     _replace(partial, target)
-    _point(folder / "last", target.name)
-    if is_best:
-        _point(folder / "best", target.name)
+    point_links(folder, state)
     _drop_old(folder, config.checkpoint.keep_last)
     return target
+
+
+def point_links(folder: Path, state: TrainingState) -> None:
+    """Point `best` and `last` where `state`, that of the newest checkpoint, says; rank 0 only.
+
+    Done again when a run is resumed, since it may have been killed before.
+    """
+    best = None if state.best_step is None else folder / _folder_name(state.best_step)
+    if best is not None and best.is_dir():
+        _point(folder / "best", best.name)
+    _point(folder / "last", _folder_name(state.step))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -193,6 +203,10 @@ def restore(checkpoint: Checkpoint, model: ReconstructionNetwork, optimizer: tor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def _folder_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
 def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     return {
         f"{name}:{key}": value.detach().cpu().contiguous()
@@ -213,6 +227,8 @@ def _replace(partial: Path, target: Path) -> None:
 
 def _point(link: Path, target: str) -> None:
     """Make `link` point at `target` in one step: it never points nowhere."""
+    if link.is_symlink() and link.readlink() == Path(target):
+        return
     temporary = link.with_name(f".partial-{link.name}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)

@@ -1,11 +1,14 @@
 """Evaluation of a network over many samples and ranks: exact means, the threshold, the constant baseline.
 
 Each sample gives one record of counts and sums. The records of all ranks are gathered and sorted, and only then
-are means taken, with exactly rounded sums: the result does not depend on the number of ranks.
+are means taken, with exactly rounded sums. On a CPU every batch is computed by one thread, and a rank's threads work
+on different batches. So the result does not depend on the number of ranks, nor on their threads.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -137,8 +140,8 @@ def evaluate(
 
     Every rank must call this, with the same arguments but `device` and `report`, and gets the same result. Each
     takes its share of the batches; the records, not the pictures, are gathered. The network, which must be on
-    `device`, is in evaluation mode meanwhile. `dtype` is one of `precision.DTYPES`. With `report`, this rank's
-    progress is shown.
+    `device`, is in evaluation mode meanwhile, and on a CPU is called by several threads at once, each with a batch of
+    its own. `dtype` is one of `precision.DTYPES`. With `report`, this rank's progress is shown.
 
     Raises:
         ValueError: no samples, no thresholds, or a number of views that the renderings do not have.
@@ -151,23 +154,25 @@ def evaluate(
         raise ValueError(f"evaluation with {num_views} views: the samples have 1 to {dataset.num_views}")
     measured = tuple(sorted(set(thresholds)))
     cut = f_score_threshold if f_score else None
-    records: list[SampleRecord] = []
+
+    def measure(batch: Batch) -> list[SampleRecord]:
+        with torch.inference_mode():
+            images_VBCHW, occupancy_BDDD = prepare_batch(batch, device, weights_dtype(dtype))
+            with autocast(dtype, device):
+                logits_B2DDD = model(images_VBCHW)
+            return _measure(batch, logits_B2DDD, occupancy_BDDD, measured, cut)
+
     was_training = model.training
     model.eval()
     try:
         with (
-            torch.inference_mode(),
             evaluation_batches(
                 dataset, indices, num_views, batch_size, comm.rank, comm.size, pin_for=device
             ) as batches,
             _progress(len(indices), num_views, comm, report) as advance,
         ):
-            for batch in batches:
-                images_VBCHW, occupancy_BDDD = prepare_batch(batch, device, weights_dtype(dtype))
-                with autocast(dtype, device):
-                    logits_B2DDD = model(images_VBCHW)
-                records += _measure(batch, logits_B2DDD, occupancy_BDDD, measured, cut)
-                advance(len(batch.samples) * comm.size)
+            run = _measure_on_threads if device.type == "cpu" else _measure_in_turn
+            records = run(measure, batches, lambda count: advance(count * comm.size))
     finally:
         model.train(was_training)
     gathered = [record for share in comm.all_gather_object(records) for record in share]
@@ -233,6 +238,46 @@ def _progress(
         return nullcontext(lambda count: None)
     ranks = f", share of rank {comm.rank} for all {comm.size}" if comm.size > 1 else ""
     return show_progress(f"evaluating {num_views} view(s){ranks}", num_samples, report)
+
+
+def _measure_in_turn(
+    measure: Callable[[Batch], list[SampleRecord]], batches: Iterable[Batch], advance: Callable[[int], None]
+) -> list[SampleRecord]:
+    records: list[SampleRecord] = []
+    for batch in batches:
+        records += measure(batch)
+        advance(len(batch.samples))
+    return records
+
+
+def _measure_on_threads(
+    measure: Callable[[Batch], list[SampleRecord]], batches: Iterable[Batch], advance: Callable[[int], None]
+) -> list[SampleRecord]:
+    """Measure as many batches at once as this thread has threads for arithmetic, each with a single one.
+
+    Threads that share one sum change its last digits with their number; a batch on one thread has always the same.
+    """
+    num_threads = torch.get_num_threads()
+    records: list[SampleRecord] = []
+    running: deque[Future[list[SampleRecord]]] = deque()
+
+    def collect() -> None:
+        found = running.popleft().result()
+        records.extend(found)
+        advance(len(found))
+
+    try:
+        # The initializer speaks of the thread that it runs in, not of this one.
+        with ThreadPoolExecutor(num_threads, "hvd_r2n2-evaluation", torch.set_num_threads, (1,)) as pool:
+            for batch in batches:
+                running.append(pool.submit(measure, batch))
+                if len(running) > num_threads:  # one waits, so that no thread does
+                    collect()
+            while running:
+                collect()
+    finally:
+        torch.set_num_threads(num_threads)  # what threads that are started later begin with
+    return records
 
 
 def _measure(

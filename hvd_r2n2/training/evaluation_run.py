@@ -10,7 +10,7 @@ import torch
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.data.dataset import Dataset
 from hvd_r2n2.models import ReconstructionNetwork, load_weights
-from hvd_r2n2.training.checkpoint import Checkpoint
+from hvd_r2n2.training.checkpoint import Checkpoint, find_checkpoint
 from hvd_r2n2.training.evaluation import (
     CANDIDATE_THRESHOLDS,
     RELEASED_THRESHOLD,
@@ -59,6 +59,14 @@ def run_directory(checkpoint: Checkpoint) -> Path:
     """Return the directory of the run that a checkpoint is of, or its own where it lies apart from its run."""
     folder = checkpoint.path.parent
     return folder.parent if folder.name == "checkpoints" else checkpoint.path
+
+
+def is_of_run(checkpoint: Checkpoint) -> bool:
+    """Tell whether a checkpoint is the one that its run is known by: the best, or the last where none is the best."""
+    try:
+        return find_checkpoint(run_directory(checkpoint)) == checkpoint.path.resolve()
+    except ValueError:  # it was copied from its run
+        return False
 
 
 def load_network(checkpoint: Checkpoint, device: torch.device, dtype: str = "float32") -> ReconstructionNetwork:

@@ -13,7 +13,7 @@ from hvd_r2n2.config import Config
 from hvd_r2n2.data.dataset import Dataset
 from hvd_r2n2.data.loader import move_ahead, training_batches
 from hvd_r2n2.models import ReconstructionNetwork
-from hvd_r2n2.telemetry import RunLog, StepTimes, memory_bytes
+from hvd_r2n2.telemetry import RunLog, StepTimes, memory_bytes, over_ranks
 from hvd_r2n2.training.checkpoint import TrainingState, write_checkpoint
 from hvd_r2n2.training.consistency import check_equal, parameter_digest
 from hvd_r2n2.training.evaluation import EvaluationResult, evaluate
@@ -83,15 +83,13 @@ class _Loop:
         run.model.train()
         try:
             with batches:
-                before = time.perf_counter()
+                start = time.perf_counter()
                 for batch in move_ahead(batches, run.device):
-                    data_s = time.perf_counter() - before
                     result = step.run(batch)
-                    now = time.perf_counter()
-                    num_views = batch.images_VBHWC.shape[0]
-                    self._times.add(now - before, data_s, result.communication_s, train.batch_size, num_views)
+                    num_views, step_s = batch.images_VBHWC.shape[0], time.perf_counter() - start
+                    self._times.add(step_s, batches.wait_s, result.communication_s, train.batch_size, num_views)
                     self._after_step(batch.step + 1, result)
-                    before = time.perf_counter()
+                    start = time.perf_counter()
         finally:
             step.close()
         return self._state
@@ -113,19 +111,14 @@ class _Loop:
         if len(self._run.dataset.validation) and (step % config.evaluation.every_steps == 0 or is_last):
             is_best = self._validate(step)
         if is_best or is_last or step % config.checkpoint.every_steps == 0:
-            self._keep(is_best)
+            self._keep()
 
     def _record(self, step: int, result: StepResult, is_logged: bool) -> None:
         run = self._run
         text = f"loss {result.loss:.4f}  lr {result.learning_rate:.2e}"
         if is_logged:
-            figures = self._times.figures() | {"memory/peak_bytes": float(memory_bytes(run.device))}
-            shared = run.communicator.all_gather_object(figures)
-            figures |= {
-                name: sum(other[name] for other in shared) / len(shared)
-                for name in ("time/data_share", "time/communication_share")
-            }
-            figures["memory/peak_bytes"] = max(other["memory/peak_bytes"] for other in shared)
+            own = self._times.figures() | {"memory/peak_bytes": float(memory_bytes(run.device))}
+            figures = over_ranks(run.communicator.all_gather_object(own))
             loss = sum(self._losses) / len(self._losses)
             run.log.scalars(
                 step,
@@ -177,10 +170,10 @@ class _Loop:
         self._state = replace(self._state, best_iou=samples.iou[0], best_step=step)
         return True
 
-    def _keep(self, is_best: bool) -> None:
+    def _keep(self) -> None:
         run = self._run
         if run.communicator.is_root:
-            write_checkpoint(run.folder / "checkpoints", run.model, run.optimizer, self._state, self._config, is_best)
+            write_checkpoint(run.folder / "checkpoints", run.model, run.optimizer, self._state, self._config)
         run.communicator.barrier()
 
 

@@ -96,26 +96,29 @@ def reconstruct(
     return result
 
 
-def recommended_threshold(run_directory: Path | None, num_views: int) -> tuple[float, str]:
-    """Return the threshold for this number of views and where it comes from.
+def recommended_threshold(run_directory: Path, step: int, num_views: int) -> tuple[float, str]:
+    """Return the threshold for a run's checkpoint of `step` and this number of views, and where it comes from.
 
     That is the one which `evaluation.json` in the run directory has for the nearest number of views (the smaller of
-    two as near); without that file, the released code's.
+    two as near); the released code's where there is no such file or it is of another checkpoint.
 
     Raises:
         ValueError: the file is there but is not what `hvd_r2n2.evaluate` writes.
     """
-    path = run_directory / "evaluation.json" if run_directory is not None else None
-    if path is None or not path.is_file():
+    path = run_directory / "evaluation.json"
+    if not path.is_file():
         return RELEASED_THRESHOLD, "the released code's; no evaluation.json beside the checkpoint"
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))["results"]
-        by_views = {int(result["num_views"]): float(result["threshold"]) for result in results}
+        content = json.loads(path.read_text(encoding="utf-8"))
+        evaluated = content["step"]
+        by_views = {int(result["num_views"]): float(result["threshold"]) for result in content["results"]}
         nearest = min(by_views, key=lambda views: (abs(views - num_views), views))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not a result of `python -m hvd_r2n2.evaluate` ({error!r}): evaluate again, or give --threshold"
         ) from error
+    if evaluated != step:
+        return RELEASED_THRESHOLD, f"the released code's; {path} is of step {evaluated}, the checkpoint of step {step}"
     return by_views[nearest], f"{path}, {nearest} views"
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
 import hvd_r2n2
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.config import Config, to_yaml
+from hvd_r2n2.data.check import DataProblems
 from hvd_r2n2.models import load_weights
 from hvd_r2n2.models.files import replacing
 from hvd_r2n2.telemetry import RunLog
@@ -18,6 +24,7 @@ from hvd_r2n2.training.checkpoint import (
     TrainingState,
     find_checkpoint,
     find_newest,
+    point_links,
     read_checkpoint,
     restore,
 )
@@ -53,18 +60,28 @@ def train(config: Config, folder: Path, communicator: Communicator, *, resume: b
         JobError: the ranks are not the same, or training met a loss that is not finite.
     """
     share_of_batch(config, communicator.size)
-    checkpoint = _claim_folder(config, folder, communicator, resume)
-    start_step = checkpoint.step if checkpoint else 0
-    with RunLog(
-        folder,
-        config.train.steps,
-        start_step,
-        is_root=communicator.is_root,
-        is_under_launcher=communicator.size > 1,
-        tensorboard=config.log.tensorboard,
-    ) as log:
+    with ExitStack() as stack:
+        if communicator.is_root:
+            stack.enter_context(_locked(folder))
+        checkpoint = _find_start(config, folder, communicator, resume)
+        log = stack.enter_context(
+            RunLog(
+                folder,
+                config.train.steps,
+                checkpoint.step if checkpoint else 0,
+                is_root=communicator.is_root,
+                is_under_launcher=communicator.size > 1,
+                tensorboard=config.log.tensorboard,
+            )
+        )
+        if resume and checkpoint is None:
+            log.line(f"no checkpoint in {folder}: starting at step 0")
         run, state = _prepare(config, folder, communicator, checkpoint, log)
-        _keep_settings(config, folder, communicator, resume)
+        if communicator.is_root:
+            # Not before all is found to be right: a start that failed can be repeated, and an older run that could
+            # not be resumed with these settings keeps its own.
+            with replacing(folder / "config.yaml") as partial:
+                partial.write_text(to_yaml(config), encoding="utf-8")
         if state.step < config.train.steps:
             state = train_steps(run, state)
         else:
@@ -72,44 +89,48 @@ def train(config: Config, folder: Path, communicator: Communicator, *, resume: b
         _finish(run, state)
 
 
-def _claim_folder(config: Config, folder: Path, communicator: Communicator, resume: bool) -> Checkpoint | None:
-    """Make the run directory on rank 0, and find the checkpoint to go on from; the same answer on every rank."""
-    if not resume:
-        _check_new(communicator.broadcast_object(_holds_run(folder)), folder)
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make the run directory and hold its lock; the system frees it when the process ends, however it ends.
+
+    Raises:
+        ValueError: the directory cannot be made, or another process is training in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+")
+    except OSError as error:
+        reason = "it is a file" if folder.is_file() else error.strerror
+        raise ValueError(f"--out {folder}: no run directory can be made there ({reason}); choose another") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(f"--out {folder}: {file.read().strip()} is training there; choose another") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def _find_start(config: Config, folder: Path, communicator: Communicator, resume: bool) -> Checkpoint | None:
+    """Return the checkpoint to go on from, the same on every rank.
+
+    Raises:
+        ValueError: there is a run and it is not to be resumed, or it cannot be with these settings.
+    """
     found = None
     if communicator.is_root:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = "it is a file" if folder.is_file() else error.strerror
-            raise ValueError(f"--out {folder}: no run directory can be made there ({reason}); choose another") from None
+        if not resume and ((folder / "config.yaml").exists() or (folder / "checkpoints").exists()):
+            raise ValueError(f"{folder}: holds a run already (go on with --resume, or choose another --out)")
         newest = find_newest(folder / "checkpoints", lambda text: print(f"warning: {text}", flush=True))
         if newest is not None:
             _check_unchanged(newest.config, config, folder)
+            point_links(newest.path.parent, newest.state)
             found = newest.path.name
     found = communicator.broadcast_object(found)
     return None if found is None else read_checkpoint(folder / "checkpoints" / found)
-
-
-def _keep_settings(config: Config, folder: Path, communicator: Communicator, resume: bool) -> None:
-    """Write config.yaml on rank 0: from here on the folder holds a run.
-
-    Not before all is found to be right, so that a start that failed can be repeated, and the settings of an older
-    run are still there when it could not be resumed with others.
-    """
-    if communicator.is_root:
-        _check_new(_holds_run(folder) and not resume, folder)  # another start may have been faster
-        with replacing(folder / "config.yaml") as partial:
-            partial.write_text(to_yaml(config), encoding="utf-8")
-
-
-def _holds_run(folder: Path) -> bool:
-    return (folder / "config.yaml").exists() or (folder / "checkpoints").exists()
-
-
-def _check_new(is_old: bool, folder: Path) -> None:
-    if is_old:
-        raise ValueError(f"{folder}: holds a run already (go on with --resume, or choose another --out)")
 
 
 def _check_unchanged(old: Config, new: Config, folder: Path) -> None:
@@ -134,7 +155,17 @@ def _prepare(
     # Before the data, which may take long to open. A checkpoint's weights replace the initial ones.
     network = config.model if checkpoint is None else replace(config.model, weights=None)
     model = build_model(network, config.train.seed).to(device, weights_dtype(config.train.dtype))
-    dataset = open_data(config, communicator, log.line)
+    try:
+        dataset = open_data(config, communicator, log.line)
+    except DataProblems as problems:
+        raise ValueError(f"{problems}\n{_keep_problems(problems, folder)}") from None
+    if config.evaluation.views > dataset.num_views:
+        raise ValueError(f"evaluation.views: {config.evaluation.views}, but each sample has {dataset.num_views} views")
+    if checkpoint is not None and checkpoint.state.data_digest != dataset.content_digest:
+        raise ValueError(
+            f"--resume: the data are not those that {checkpoint.path} was trained on (models, files or parts have "
+            "changed), so its stream of samples cannot go on; start anew with another --out"
+        )
     check_same_start(
         communicator,
         {
@@ -150,7 +181,7 @@ def _prepare(
         log.line("the validation part is empty: no checkpoint will be called the best")
     optimizer = build_optimizer(config.optimizer, model)
     if checkpoint is None:
-        state = TrainingState(step=0, samples_seen=0, train_seconds=0.0)
+        state = TrainingState(step=0, samples_seen=0, train_seconds=0.0, data_digest=dataset.content_digest)
         broadcast_parameters(communicator, model)
     else:
         state = checkpoint.state
@@ -165,6 +196,14 @@ def _prepare(
         f"steps {state.step} to {config.train.steps}, {config.train.dtype}"
     )
     return Run(config, folder, communicator, device, dataset, model, optimizer, log), state
+
+
+def _keep_problems(problems: DataProblems, folder: Path) -> str:
+    """Write the whole report of broken data beside the run's log, by every rank alike; return where it is."""
+    path = folder / "data-problems.txt"
+    with replacing(path) as partial:
+        partial.write_text("\n".join([*map(str, problems.problems), problems.skip_line, ""]), encoding="utf-8")
+    return f"The whole list, and the line of data.skip_models, are in {path}."
 
 
 def _finish(run: Run, state: TrainingState) -> None:

@@ -1,6 +1,8 @@
 import csv
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hvd_r2n2.config import CheckpointConfig, Config, DataConfig, EvaluationConf
 from hvd_r2n2.data.binvox import read_binvox
 from hvd_r2n2.evaluate import main
 from hvd_r2n2.models import create_model
-from hvd_r2n2.training.checkpoint import TrainingState, write_checkpoint
+from hvd_r2n2.training.checkpoint import TrainingState, find_checkpoint, read_checkpoint, write_checkpoint
 from tests.tiny_data import write_tiny_data
 
 CHAIR = "03001627"
@@ -34,13 +36,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = Config(
         model=ModelConfig(name="3d-gru-1", width=1 / 16),
         data=DataConfig(root=str(folder / "data")),
-        train=TrainConfig(device="cpu", cpu_threads=1),
+        train=TrainConfig(device="cpu"),
         evaluation=EvaluationConfig(batch_size=2),
         checkpoint=CheckpointConfig(),
     )
     model = create_model("3d-gru-1", width=1 / 16, seed=3)
     optimizer = torch.optim.Adam(model.parameters())
-    write_checkpoint(folder / "run" / "checkpoints", model, optimizer, TrainingState(12, 48, 1.0), config, True)
+    write_checkpoint(folder / "run" / "checkpoints", model, optimizer, TrainingState(12, 48, 1.0, best_step=12), config)
     return folder / "run"
 
 
@@ -88,21 +90,95 @@ def test_the_command_writes_what_it_measured(run: Path, python: Callable[..., An
 
 
 def test_two_ranks_write_the_same_files_as_one(run: Path, tmp_path: Path, mpirun: Callable[..., Any]) -> None:
-    common = ["--views", "2", "--no-f-score"]
-    main([str(run), *common, "--json", str(tmp_path / "1.json"), "--csv", str(tmp_path / "1.csv")])
-    together = ["--json", str(tmp_path / "2.json"), "--csv", str(tmp_path / "2.csv")]
-    done = mpirun(2, "-m", "hvd_r2n2.evaluate", run, *common, *together)
+    common = [run, "--views", "2", "--no-f-score"]
+    for name, threads in (("alone", ()), ("threads", ("--set", "train.cpu_threads=3"))):
+        where = ["--json", tmp_path / f"{name}.json", "--csv", tmp_path / f"{name}.csv"]
+        main([str(word) for word in (*common, *where, *threads)])
+    where = ["--json", tmp_path / "ranks.json", "--csv", tmp_path / "ranks.csv"]
+    done = mpirun(2, "-m", "hvd_r2n2.evaluate", *common, *where)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "1.json").read_text() == (tmp_path / "2.json").read_text()
-    assert (tmp_path / "1.csv").read_text() == (tmp_path / "2.csv").read_text()
     assert done.stdout.count("IoU by number of views") == 1
+    for kind in ("json", "csv"):
+        written = {(tmp_path / f"{name}.{kind}").read_text() for name in ("alone", "threads", "ranks")}
+        assert len(written) == 1
 
 
 def test_a_fault_ends_every_rank_with_its_message(run: Path, mpirun: Callable[..., Any]) -> None:
     done = mpirun(2, "-m", "hvd_r2n2.evaluate", run, "--views", "25")
     assert done.returncode != 0
-    assert "evaluate: error: 25 views cannot be evaluated: each sample has 24 pictures" in done.stderr
+    assert "hvd_r2n2.evaluate: error: 25 views cannot be evaluated: each sample has 24 pictures" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["--threshold", "0.3"], "threshold-0.3"),
+        (["--dtype", "float64"], "float64"),
+        (["--part", "validation"], "validation"),
+        (["--set", "data.validation_fraction=0.3"], "validation-0.3"),
+        (["--set", "data.skip_models=[03001627/box-006]"], "without-1"),
+        (["--data", "{run}/../data", "--device", "cpu", "--batch-size", "3", "--set", "train.cpu_threads=1"], None),
+    ],
+)
+def test_another_measurement_than_the_run_s_gets_a_name_of_its_own(
+    run: Path, arguments: list[str], name: str | None
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.glob("evaluation*")}
+    main([str(run), "--views", "1", "--no-f-score", *(argument.format(run=run) for argument in arguments)])
+    after = {path: path.stat().st_mtime_ns for path in run.glob("evaluation*")}
+    stem = f"evaluation-{name}" if name else "evaluation"
+    written = {run / f"{stem}.{kind}" for kind in ("json", "csv")}
+    assert {path for path in after if before.get(path) != after[path]} == written
+    for path in written:
+        path.unlink()
+
+
+def test_a_checkpoint_that_is_not_the_run_s_best_leaves_the_run_s_results_alone(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, symlinks=True)
+    shutil.copytree(run / "checkpoints" / "step-00000012", copy / "checkpoints" / "step-00000010")
+    quick = ["--views", "1", "--no-f-score"]
+    main([str(copy / "checkpoints" / "step-00000010"), *quick])
+    assert not (copy / "evaluation.json").exists()
+    assert (copy / "evaluation-step-00000012.json").exists()  # as the copy still calls itself
+    main([str(copy / "checkpoints" / "best"), *quick])
+    assert (copy / "evaluation.json").exists()
+    (copy / "checkpoints" / "best").unlink()
+    (copy / "checkpoints" / "last").unlink()
+    main([str(copy / "checkpoints" / "step-00000012"), *quick])
+
+
+def test_the_device_of_the_training_does_not_bind(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = read_checkpoint(find_checkpoint(run)).config
+    model = create_model("3d-gru-1", width=1 / 16, seed=3)
+    optimizer, state = torch.optim.Adam(model.parameters()), TrainingState(12, 48, 1.0, best_step=12)
+    for name, train in (("gpu", TrainConfig(device="cuda")), ("cpu", TrainConfig(device="cpu", cpu_threads=1))):
+        write_checkpoint(tmp_path / name / "checkpoints", model, optimizer, state, replace(config, train=train))
+    main([str(tmp_path / "gpu"), "--views", "1", "--no-f-score", "--device", "cpu"])
+    said = capsys.readouterr().err
+    assert f"on the data in {run.parent / 'data'}" in said
+    assert "rank 0 on" in said
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here: that it is missing cannot be tested")
+    main([str(tmp_path / "gpu"), "--views", "1", "--no-f-score"])
+    with pytest.raises(ValueError, match="sees no GPU"):
+        main([str(tmp_path / "cpu"), "--device", "cuda"])
+
+
+def test_what_broken_data_ask_for_is_offered(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "broken"
+    write_tiny_data(other, 7)
+    (other / "ShapeNetVox32" / CHAIR / "box-006" / "model.binvox").write_bytes(b"#binvox 1\n")
+    arguments = [str(run), "--data", str(other), "--views", "1", "--no-f-score", "--json", str(tmp_path / "x.json")]
+    arguments += ["--csv", str(tmp_path / "x.csv"), "--set", f"data.cache_dir={tmp_path / 'cache'}"]
+    with pytest.raises(ValueError, match=rf"skip_models: \[{CHAIR}/box-006\]"):
+        main(arguments)
+    main([*arguments, "--set", f"data.skip_models=[{CHAIR}/box-006]"])
+    assert json.loads((tmp_path / "x.json").read_text())["num_samples"] == 5
+    assert (tmp_path / "cache").is_dir()
 
 
 def test_a_threshold_can_be_fixed_and_other_data_get_files_of_their_own(run: Path, tmp_path: Path) -> None:
@@ -111,13 +187,13 @@ def test_a_threshold_can_be_fixed_and_other_data_get_files_of_their_own(run: Pat
     before = sorted(path.name for path in run.iterdir())
     arguments = [str(run), "--data", str(other), "--categories", "chair", "--threshold", "0.33", "--views", "1"]
     main([*arguments, "--no-f-score"])
-    content = json.loads((run / "evaluation-other-chair.json").read_text())
+    content = json.loads((run / "evaluation-other-chair-threshold-0.33.json").read_text())
     assert list(content["results"][0]["categories"]) == ["chair"]
     assert content["num_samples"] == 1
     assert (content["results"][0]["threshold"], content["results"][0]["threshold_source"]) == (0.33, "given")
     assert content["results"][0]["mean_of_samples"]["f_score_1_percent"] is None
-    for name in ("evaluation-other-chair.json", "evaluation-other-chair.csv"):
-        (run / name).unlink()
+    for kind in ("json", "csv"):
+        (run / f"evaluation-other-chair-threshold-0.33.{kind}").unlink()
     assert sorted(path.name for path in run.iterdir()) == before
 
 
@@ -140,6 +216,8 @@ def test_without_a_validation_part_the_released_threshold_is_taken(run: Path, tm
         (["{run}", "--data", "{run}/none"], "none is not a directory"),
         (["{run}", "--data", "{run}"], "no folder ShapeNetRendering"),
         (["{run}", "--split", "unheard-of"], "'unheard-of' is neither 'r2n2' nor a file"),
+        (["{run}", "--set", "model.width=1"], "evaluation takes data.split, .* not model.width"),
+        (["{run}", "--set", "train.dtype=float16"], "train.dtype: 'float16' is not possible"),
         (["{run}", "--categories", "chiar"], "did you mean 'chair'"),
         (["{run}", "--json", "{run}/none/file.json"], "there is no directory"),
         (["{run}/none"], "does not exist"),
@@ -155,7 +233,7 @@ def test_a_damaged_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
     config = Config(model=ModelConfig(name="3d-gru-1", width=1 / 16))
     model = create_model("3d-gru-1", width=1 / 16)
     state = TrainingState(1, 1, 1.0)
-    path = write_checkpoint(tmp_path / "checkpoints", model, torch.optim.Adam(model.parameters()), state, config, False)
+    path = write_checkpoint(tmp_path / "checkpoints", model, torch.optim.Adam(model.parameters()), state, config)
     with (path / "model.safetensors").open("r+b") as file:
         file.seek(-4, 2)
         file.write(b"\0\1\2\3")

@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = Config(model=ModelConfig(name="res3d-gru-3", width=1 / 16))
     model = create_model("res3d-gru-3", width=1 / 16, seed=5)
     optimizer = torch.optim.Adam(model.parameters())
-    write_checkpoint(folder / "checkpoints", model, optimizer, TrainingState(1, 1, 1.0), config, True)
+    write_checkpoint(folder / "checkpoints", model, optimizer, TrainingState(1, 1, 1.0, best_step=1), config)
     return folder
 
 
@@ -96,11 +96,14 @@ def test_the_threshold_comes_from_the_run_s_evaluation(
     threshold = _threshold(_probability([picture]))
     path = run / "evaluation.json"
     results = [{"num_views": 1, "threshold": threshold}, {"num_views": 4, "threshold": 0.99}]
-    path.write_text(json.dumps({"results": results}))
+    path.write_text(json.dumps({"step": 1, "results": results}))
     try:
         main([str(run), str(picture), "--out", str(tmp_path)])
         expected = (_probability([picture]) > threshold).sum()
         assert f"{expected} of 32768 voxels are occupied" in capsys.readouterr().out
+        path.write_text(json.dumps({"step": 2, "results": [{"num_views": 1, "threshold": 0.01}]}))
+        main([str(run), str(picture), "--out", str(tmp_path)])
+        assert f"at threshold 0.4 (the released code's; {path} is of step 2, the ch" in capsys.readouterr().out
         path.write_text("{}")
         with pytest.raises(ValueError, match="evaluate again, or give --threshold"):
             main([str(run), str(picture), "--out", str(tmp_path)])
@@ -172,5 +175,5 @@ def test_a_failed_command_says_why_and_fails(run: Path, tmp_path: Path, python: 
     (tmp_path / "text.png").write_text("not a picture")
     done = python("-m", "hvd_r2n2.reconstruct", run, tmp_path / "text.png", "--out", tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith("reconstruct: error:")
+    assert done.stderr.startswith("hvd_r2n2.reconstruct: error:")
     assert "is not a picture that can be read" in done.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -45,7 +47,8 @@ def arguments(data: Path) -> list[str]:
 
 def last_files(run: Path) -> dict[str, bytes]:
     assert (run / "checkpoints" / "last").resolve().name == f"step-{STEPS:08d}"
-    return {name: (run / "checkpoints" / "last" / name).read_bytes() for name in FILES}
+    files = {name: (run / "checkpoints" / "last" / name).read_bytes() for name in FILES}
+    return files | {"best": (run / "checkpoints" / "best").readlink().name.encode()}
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
@@ -68,7 +71,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, pyt
         ("hvd_r2n2.training.step", "TrainingStep.run", 1),  # before the first
         ("hvd_r2n2.training.checkpoint", "save_file", 3),  # half of the files of the third are there
         ("hvd_r2n2.training.checkpoint", "_sync", 16),  # all written, not renamed yet
-        ("hvd_r2n2.training.checkpoint", "_point", 4),  # renamed, but `last` still points at the one before
+        ("hvd_r2n2.training.checkpoint", "point_links", 2),  # renamed, but the links still point at the one before
+        ("hvd_r2n2.training.checkpoint", "_point", 3),  # `best` is right, `last` is not
         ("hvd_r2n2.training.checkpoint", "_drop_old", 4),
     ],
 )
@@ -138,8 +142,34 @@ def test_resumed_run_may_not_become_another_one(uninterrupted: Path, python: Lau
     assert "model.preset: the run in" in done.stderr
 
 
+def test_resumed_run_may_not_go_on_with_other_data(tiny_data: Path, tmp_path: Path, python: Launcher) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(tiny_data, data, ignore=shutil.ignore_patterns("hvd_r2n2_cache"))
+    first = python(*TRAIN, *arguments(data), "--set", "train.steps=2", "--out", run)
+    assert first.returncode == 0, first.stderr
+    for folder in ("ShapeNetVox32", "ShapeNetRendering"):
+        shutil.rmtree(data / folder / "02691156")
+    resumed = python(*TRAIN, "--resume", "--out", run, "--set", "train.steps=4")
+    assert resumed.returncode == 1
+    assert "--resume: the data are not those that" in resumed.stderr
+
+
+def test_second_process_may_not_train_in_the_same_folder(tiny_data: Path, tmp_path: Path, python: Launcher) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with (run / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("process 7 on node3\n")
+        lock.flush()
+        done = python(*TRAIN, *arguments(tiny_data), "--out", run)
+    assert done.returncode == 1
+    assert f"--out {run}: process 7 on node3 is training there; choose another" in done.stderr
+    assert [path.name for path in run.iterdir()] == [".lock"]
+
+
 def test_resume_of_an_empty_folder_starts_anew(tiny_data: Path, tmp_path: Path, python: Launcher) -> None:
     few = ("--set", "train.steps=1")
     done = python(*TRAIN, *arguments(tiny_data), *few, "--resume", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
+    assert f"no checkpoint in {tmp_path / 'run'}: starting at step 0" in done.stdout
     assert (tmp_path / "run" / "checkpoints" / "step-00000001" / "manifest.json").exists()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +47,41 @@ def test_complete_environment_is_left_alone() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"setup: {environment} is complete, nothing to do\n"
     assert (environment / ".setup").stat().st_mtime_ns == before
+
+
+def test_another_python_than_the_environments_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "python3"
+    other.write_text(
+        f"""#!/bin/sh\ncase "$2" in *base_prefix*) echo 3.99.0 in /opt/other;; *) exec {sys.executable} "$@";; esac\n"""
+    )
+    other.chmod(0o755)
+    done = run_command([SETUP], environment={"VENV": str(BIN.parent), "PYTHON": str(other)})
+    assert done.returncode == 1
+    assert f"setup: error: {BIN.parent} was made from Python {platform.python_version()} in " in done.stderr
+    assert f"and PYTHON={other} is 3.99.0 in /opt/other\n       rm -r {BIN.parent}   to make it anew" in done.stderr
+
+
+def test_demo_removes_nothing_but_a_run(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "horovodrun").write_text("#!/bin/sh\nexit 7\n")  # the demo gets no further than its first command
+    (programs / "horovodrun").chmod(0o755)
+    environment = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+
+    def demo(folder: Path) -> tuple[int, str]:
+        done = run_command([REPOSITORY / "scripts" / "demo.sh", folder], environment=environment)
+        return done.returncode, done.stderr
+
+    mine = tmp_path / "mine"
+    (mine / "checkpoints").mkdir(parents=True)
+    code, message = demo(mine)
+    assert (code, mine.exists()) == (1, True)
+    assert (
+        message == f"demo: error: {mine} is there and is not a run (config.yaml, checkpoints/): remove it, or name "
+        "another folder\n"
+    )
+    (mine / "config.yaml").touch()
+    assert demo(mine)[0] == 7
+    assert not mine.exists()
+    mine.mkdir()
+    assert demo(mine)[0] == 7

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 import pytest
 import torch
 
-from hvd_r2n2.comm import RankPlace, choose_devices, share_of_cores
+from hvd_r2n2.comm import Alone, RankPlace, choose_devices, gather_places, share_of_cores
 
 
 def places(
     ranks: int,
     *,
     gpus: int = 0,
-    visible: list[str | None] | None = None,
+    seen: list[str] | None = None,
     cores: list[tuple[int, ...]] | None = None,
     ranks_per_host: int | None = None,
 ) -> list[RankPlace]:
+    """Ranks on hosts of `gpus` GPUs that all of them see, or with one letter a GPU that each of them sees."""
     per_host = ranks_per_host or ranks
     return [
         RankPlace(
@@ -24,8 +28,7 @@ def places(
             local_rank=rank % per_host,
             local_size=per_host,
             cores=cores[rank] if cores else tuple(range(8)),
-            num_gpus=gpus,
-            visible_gpus=visible[rank] if visible else None,
+            gpus=tuple(seen[rank]) if seen else tuple("ABCDEFGH"[:gpus]),
         )
         for rank in range(ranks)
     ]
@@ -62,8 +65,25 @@ def test_gpus_of_a_host_go_round() -> None:
 
 
 def test_gpus_that_the_scheduler_gave_each_rank_are_its_own() -> None:
-    assert names("auto", places(2, gpus=2, visible=["0,1", "2,3"]), 2) == [["cuda:0", "cuda:1"]] * 2
-    assert names("auto", places(2, gpus=1, visible=["0", "1"]), 1) == [["cuda:0"], ["cuda:0"]]
+    assert names("auto", places(2, seen=["AB", "CD"]), 2) == [["cuda:0", "cuda:1"]] * 2
+    assert names("auto", places(2, seen=["A", "B"]), 1) == [["cuda:0"], ["cuda:0"]]
+    assert names("auto", places(2, seen=["A", "B"]), 2) == [["cuda:0", "cuda:0"]] * 2
+
+
+def test_two_ranks_never_get_the_same_gpu() -> None:
+    for per_rank in (1, 2):
+        with pytest.raises(
+            ValueError, match=rf"node0: 2 rank\(s\) of {per_rank} device\(s\) need {2 * per_rank} GPUs, 1"
+        ):
+            choose_devices("auto", places(2, seen=["A", "A"])[1], places(2, seen=["A", "A"]), per_rank)
+    for seen in (["AB", "BC"], ["AB", "BA"], ["A", "AB"]):
+        every = places(2, seen=seen)
+        with pytest.raises(ValueError, match="node0: its ranks see some GPUs in common and some not"):
+            choose_devices("auto", every[0], every)
+
+
+def test_ranks_of_two_hosts_may_see_gpus_of_the_same_name() -> None:
+    assert names("auto", places(2, seen=["A", "A"], ranks_per_host=1), 1) == [["cuda:0"], ["cuda:0"]]
 
 
 def test_rank_alone_with_one_gpu_has_both_halves_on_it() -> None:
@@ -75,11 +95,21 @@ def test_no_gpu_means_the_cpu_unless_one_is_demanded() -> None:
     assert choose_devices("cpu", places(1, gpus=2)[0], places(1, gpus=2)) == (torch.device("cpu"),)
     with pytest.raises(ValueError, match=r"train\.device=cuda, but rank 0 on node0 sees no GPU"):
         choose_devices("cuda", places(1)[0], places(1))
+    every = places(2, seen=["A", ""])
+    with pytest.raises(ValueError, match="other ranks see GPUs, but rank 1 on node0 sees no GPU"):
+        choose_devices("auto", every[1], every)
 
 
 def test_gpus_that_do_not_go_round_are_an_error() -> None:
     every = places(4, gpus=2)
-    with pytest.raises(ValueError, match=r"4 ranks of 1 device\(s\) need 4 GPUs, 2 are visible \(start 2 ranks"):
+    with pytest.raises(ValueError, match=r"4 rank\(s\) of 1 device\(s\) need 4 GPUs, 2 visible \(start 2 rank"):
         choose_devices("auto", every[0], every)
     with pytest.raises(ValueError, match="need 8 GPUs"):
         choose_devices("auto", every[0], every, 2)
+
+
+def test_place_is_gathered_here() -> None:
+    (place,) = gather_places(Alone())
+    assert (place.rank, place.host, place.local_size) == (0, socket.gethostname(), 1)
+    assert len(place.gpus) == torch.cuda.device_count() == len(set(place.gpus))
+    assert set(place.cores) == os.sched_getaffinity(0)

@@ -50,6 +50,42 @@ def test_contradicting_variables_are_refused() -> None:
         launch_facts(environment | {"HOROVOD_RANK": "x"})
 
 
+def test_batch_script_of_a_job_of_many_tasks_is_one_rank() -> None:
+    # What sbatch -N 2 -n 2 gave (Slurm 22.05): the job has tasks, and the script is not a step of them.
+    environment = {
+        "SLURM_JOB_ID": "2",
+        "SLURM_NTASKS": "2",
+        "SLURM_NPROCS": "2",
+        "SLURM_TASKS_PER_NODE": "1(x2)",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+    }
+    assert launch_facts(environment) == Launch("python", 0, 1, 0, 1)
+
+
+def test_shell_of_one_task_is_one_rank() -> None:
+    environment = {"SLURM_NTASKS": "8", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}
+    assert launch_facts(environment) == Launch("python", 0, 1, 0, 1)
+    assert launch_facts({"PMI_SIZE": "1", "PMI_RANK": "0"}) == Launch("python", 0, 1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (
+            {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3"},
+            r"srun started 4 processes \(SLURM_STEP_NUM_TASKS\), but not",
+        ),
+        ({"PMI_SIZE": "2", "PMI_RANK": "0"}, r"another MPI's launcher started 2 processes \(PMI_SIZE\), but not"),
+        ({"PMIX_RANK": "0"}, r"a PMIx launcher started this process \(PMIX_RANK=0\), but not"),
+    ],
+)
+def test_processes_that_would_each_train_alone_are_refused(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=f"{message} as ranks of Open MPI: use mpirun, horovodrun, or srun --mpi=pmix"):
+        launch_facts(environment)
+
+
 def test_process_on_its_own_connects_to_nobody() -> None:
     communicator = connect()
     assert (communicator.rank, communicator.size, communicator.is_root) == (0, 1, True)

@@ -61,7 +61,7 @@ def test_every_field_has_a_docstring() -> None:
         ("train.steps=1.5", r"train\.steps: a whole number is needed, 1\.5 is a number"),
         ("train.steps=true", r"train\.steps: a whole number is needed, True is a true or false"),
         ("train.steps=null", r"train\.steps: a whole number is needed, None is a null"),
-        ("train.steps=0", r"train\.steps: 0 is not possible \(1 or more\)"),
+        ("train.steps=0", r"train\.steps: 0 is not possible \(1 to 1,000,000,000\)"),
         ("train.steps=[1]", r"train\.steps: a whole number is needed, \[1\] is a list"),
         ("optimizer.learning_rate=.nan", r"optimizer\.learning_rate: nan is not possible"),
         ("optimizer.learning_rate=-1", r"optimizer\.learning_rate: -1\.0 is not possible \(more than 0\)"),
@@ -76,6 +76,8 @@ def test_every_field_has_a_docstring() -> None:
         ("data.categories=[]", r"data\.categories: the list is empty"),
         ("train.min_views=4", r"train\.min_views: 4 is more than train\.max_views"),
         ("train.accumulation=7", r"train\.accumulation: 7 does not divide train\.batch_size=24"),
+        ("train.seed=99999999999999999999", r"train\.seed: 99999999999999999999 is not possible"),
+        ("train.max_views=100000000", r"train\.max_views: 100000000 is not possible \(1 to 1,000\)"),
         ("data.flip_probability=2", r"data\.flip_probability: 2\.0 is not possible \(0 to 1\)"),
         ("steps=4", r"write section\.key=value"),
         ("train.steps", r"write section\.key=value"),
@@ -90,6 +92,20 @@ def test_mistake_in_an_override_is_explained(override: str, message: str) -> Non
 def test_setting_for_built_in_shapes_beside_a_root_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"data\.models_per_category: would be ignored"):
         load_config(None, ["data.root=somewhere", "data.models_per_category=9"])
+
+
+def test_validation_fraction_beside_a_split_file_is_an_error() -> None:
+    with pytest.raises(
+        ValueError, match=r"data\.validation_fraction: would be ignored, it only goes with data\.split=r2n2"
+    ):
+        load_config(None, ["data.split=ShapeNet.json", "data.validation_fraction=0.2"])
+
+
+def test_yaml_anchors_are_plain_data(tmp_path: Path) -> None:
+    path = write(tmp_path, "train: &t {steps: 7}\ncheckpoint: {every_steps: 3}\n")
+    assert load_config(path).train.steps == 7
+    path = write(tmp_path, "train: {<<: {steps: 7, seed: 1}, steps: 8}\n")
+    assert (load_config(path).train.steps, load_config(path).train.seed) == (8, 1)
 
 
 def test_all_impossible_values_are_named_at_once() -> None:

@@ -202,7 +202,7 @@ def test_an_error_while_reading_is_raised_with_the_samples_name_where_its_batch_
     monkeypatch.setattr(dataset, "occupancy", fail)
     stream = training(dataset, steps=(0, 5))
     assert_same([next(stream)], healthy[:1])
-    with pytest.raises(RuntimeError, match=rf"reading sample {dataset.refs[broken]} for step 1: the disk is gone"):
+    with pytest.raises(OSError, match=rf"reading sample {dataset.refs[broken]} for step 1: the disk is gone"):
         next(stream)
     assert loader_threads() == []
 

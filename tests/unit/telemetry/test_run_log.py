@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hvd_r2n2.telemetry import RunLog, StepTimes, memory_bytes
+from hvd_r2n2.telemetry import RunLog, StepTimes, memory_bytes, over_ranks
 
 PICTURE_HW3 = np.full((8, 8, 3), 200, dtype=np.uint8)
 
@@ -181,3 +181,14 @@ def test_memory_of_a_process_is_its_peak() -> None:
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     peak_bytes = int(status["VmHWM"].removesuffix("kB")) * 1024
     assert memory_bytes(torch.device("cpu")) == pytest.approx(peak_bytes, rel=0.02)
+
+
+def test_figures_of_all_ranks_are_means_of_shares_the_slowest_speed_and_else_maxima() -> None:
+    one = {"time/data_share": 0.1, "speed/images_per_s": 30.0, "time/step_median_s": 1.0, "memory/peak_bytes": 7.0}
+    other = {"time/data_share": 0.3, "speed/images_per_s": 20.0, "time/step_median_s": 3.0, "memory/peak_bytes": 5.0}
+    assert over_ranks([one, other]) == {
+        "time/data_share": pytest.approx(0.2),
+        "speed/images_per_s": 20.0,
+        "time/step_median_s": 3.0,
+        "memory/peak_bytes": 7.0,
+    }

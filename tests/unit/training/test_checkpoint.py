@@ -16,6 +16,7 @@ from hvd_r2n2.training.checkpoint import (
     TrainingState,
     find_checkpoint,
     find_newest,
+    point_links,
     read_checkpoint,
     restore,
     write_checkpoint,
@@ -37,11 +38,13 @@ def move(model: ReconstructionNetwork, optimizer: torch.optim.Optimizer) -> None
     optimizer.step()
 
 
-def write(folder: Path, step: int, *, is_best: bool = False) -> tuple[ReconstructionNetwork, torch.optim.Optimizer]:
+def write(
+    folder: Path, step: int, *, best_step: int | None = None
+) -> tuple[ReconstructionNetwork, torch.optim.Optimizer]:
     model, optimizer = network()
     for _ in range(step):
         move(model, optimizer)
-    write_checkpoint(folder, model, optimizer, TrainingState(step, step * 24, 1.5, 0.25, step), CONFIG, is_best)
+    write_checkpoint(folder, model, optimizer, TrainingState(step, step * 24, 1.5, "digest", 0.25, best_step), CONFIG)
     return model, optimizer
 
 
@@ -50,7 +53,7 @@ def test_weights_and_optimizer_come_back_to_the_bit(name: str, tmp_path: Path) -
     config = load_config(None, ["model.name=3d-gru-1", "model.width=0.03125", f"optimizer.name={name}"])
     model, optimizer = network(config)
     move(model, optimizer)
-    path = write_checkpoint(tmp_path, model, optimizer, TrainingState(1, 24, 2.0), config, False)
+    path = write_checkpoint(tmp_path, model, optimizer, TrainingState(1, 24, 2.0), config)
     other, other_optimizer = network(config, seed=5)
     checkpoint = read_checkpoint(path)
     restore(checkpoint, other, other_optimizer)
@@ -64,7 +67,7 @@ def test_weights_and_optimizer_come_back_to_the_bit(name: str, tmp_path: Path) -
 
 def test_last_and_best_point_where_they_should_and_old_ones_go(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
-        write(tmp_path, step, is_best=step == 1)
+        write(tmp_path, step, best_step=1)
     assert {path.name for path in tmp_path.glob("step-*")} == {f"step-{step:08d}" for step in (1, 3, 4)}
     assert (tmp_path / "last").readlink() == Path("step-00000004")
     assert (tmp_path / "best").readlink() == Path("step-00000001")
@@ -115,8 +118,20 @@ def test_failure_while_writing_leaves_what_was_there(tmp_path: Path, monkeypatch
     assert read_checkpoint(tmp_path / "last").step == 1
 
 
+def test_links_lost_in_a_crash_are_set_again(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        write(tmp_path, step, best_step=2)
+    (tmp_path / "best").unlink()
+    (tmp_path / "last").unlink()
+    newest = find_newest(tmp_path, pytest.fail)
+    assert newest is not None
+    point_links(tmp_path, newest.state)
+    assert (tmp_path / "best").readlink() == Path("step-00000002")
+    assert (tmp_path / "last").readlink() == Path("step-00000003")
+
+
 def test_users_path_may_be_a_run_or_a_checkpoint(tmp_path: Path) -> None:
-    write(tmp_path / "checkpoints", 1, is_best=True)
+    write(tmp_path / "checkpoints", 1, best_step=1)
     write(tmp_path / "checkpoints", 2)
     assert find_checkpoint(tmp_path).name == "step-00000001"
     assert find_checkpoint(tmp_path / "checkpoints" / "last").name == "step-00000002"
@@ -139,7 +154,7 @@ def test_optimizer_of_another_network_does_not_fit(tmp_path: Path) -> None:
     wide = load_config(None, ["model.name=3d-gru-1", "model.width=0.0625"])
     model, optimizer = network(wide)
     move(model, optimizer)
-    write_checkpoint(tmp_path / "wide", model, optimizer, TrainingState(1, 24, 0.0), wide, False)
+    write_checkpoint(tmp_path / "wide", model, optimizer, TrainingState(1, 24, 0.0), wide)
     checkpoint = read_checkpoint(tmp_path / "wide" / "step-00000001")
     with pytest.raises(ValueError, match="model.safetensors"):
         restore(checkpoint, *network())

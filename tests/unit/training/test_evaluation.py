@@ -2,7 +2,8 @@ import csv
 import io
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from hvd_r2n2.comm import Alone, Communicator
 from hvd_r2n2.config import DataConfig
 from hvd_r2n2.data.augment import centre_crop
 from hvd_r2n2.data.dataset import Dataset, open_dataset
+from hvd_r2n2.models import create_model
 from hvd_r2n2.training.evaluation import (
     CANDIDATE_THRESHOLDS,
     EvaluationResult,
@@ -72,6 +74,13 @@ def on_ranks(size: int, job: Callable[[Communicator], T]) -> list[T]:
     return [results[rank] for rank in range(size)]
 
 
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     root = tmp_path_factory.mktemp("tiny")
@@ -110,6 +119,37 @@ def test_every_figure_equals_one_computed_sample_by_sample(dataset: Dataset) -> 
     by_category = [np.mean(found) for found in ious.values()]
     assert [means.iou[0] for means in result.by_category().values()] == pytest.approx(by_category, rel=1e-12)
     assert result.mean_of_categories().iou[0] == pytest.approx(np.mean(by_category), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_result_is_the_same_with_any_number_of_threads_and_ranks(dataset: Dataset, dtype: str) -> None:
+    # A real network, whose sums one thread takes in another order than several.
+    model = create_model("res3d-gru-3", width=1 / 8, seed=4)
+
+    def measure(comm: Communicator, threads: int) -> EvaluationResult:
+        torch.set_num_threads(threads)
+        return evaluate(
+            model, dataset, dataset.test, num_views=2, comm=comm, device=CPU, dtype=dtype, batch_size=2, f_score=True
+        )
+
+    alone = measure(Alone(), 1)
+    for threads in (2, 3):
+        assert measure(Alone(), threads) == alone
+        assert torch.get_num_threads() == threads
+    for size in (2, 3):
+        for result in on_ranks(size, lambda comm: measure(comm, 1)):
+            assert result == alone
+
+
+def test_an_error_in_the_network_is_raised_and_the_threads_are_as_before(dataset: Dataset) -> None:
+    torch.set_num_threads(2)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        evaluate(
+            nn.Sequential(nn.Flatten(), nn.Linear(3, 1)), dataset, dataset.test, num_views=1, comm=Alone(), device=CPU
+        )
+    assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 2
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
