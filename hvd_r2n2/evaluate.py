@@ -122,7 +122,8 @@ def _configure(config: Config, options: argparse.Namespace) -> Config:
             data, root=options.data, models_per_category=None, shapes_seed=None, skip_models=(), cache_dir=None
         )
     if options.split is not None:
-        data = replace(data, split=options.split, validation_fraction=None)
+        fraction = data.validation_fraction if options.split == "r2n2" else None  # a file brings its own part
+        data = replace(data, split=options.split, validation_fraction=fraction)
     if options.categories is not None:
         data = replace(data, categories=tuple(options.categories))
     if options.batch_size is not None:

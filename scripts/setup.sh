@@ -169,7 +169,8 @@ build_horovod() {   # WHEEL_DIRECTORY
   sed -i -E 's/(CMAKE_(CXX|CUDA)_STANDARD) 1[14]/\1 17/' "$source"/{,horovod/torch/,horovod/common/ops/cuda/}CMakeLists.txt
   local options=(HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_MPI=1 HOROVOD_WITH_GLOO=1 "MAKEFLAGS=-j$(nproc)")
   case $gpu in
-    cpu)   # else a CUDA torch and a CUDA_HOME, even an incomplete one, make Horovod demand the toolkit
+    cpu)   # else an nvcc without its toolkit, or a CUDA torch beside it, makes Horovod demand the toolkit
+      sed -i 's/^if(CMAKE_CUDA_COMPILER)/if(FALSE)/' "$source/CMakeLists.txt"
       sed -i '/torch.version.cuda is not None/s/print(True if .* else False)/print(False)/' "$source/cmake/Modules/FindPytorch.cmake" ;;
     nccl*)
       options+=(HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED)
@@ -218,10 +219,12 @@ PY
 # Print what a build for the CUDA of torch ($1) lacks, if anything.
 missing_of_cuda() {
   has_nvcc || { echo "nvcc"; return; }
-  local root file; root=$(cuda_root) || { echo "a toolkit behind $(command -v nvcc)"; return; }
-  for file in include/cuda.h include/cuda_runtime.h lib*/libcudart.so lib*/libcudart_static.a; do
-    compgen -G "$root/$file" >/dev/null || compgen -G "$root/targets/*/${file/\*/}" >/dev/null || echo "$root/${file/\*/}"
+  local root file lacking=""; root=$(cuda_root) || { echo "a toolkit behind $(command -v nvcc)"; return; }
+  for file in cuda.h cuda_runtime.h libcudart.so libcudart_static.a; do   # /usr: where Debian's packages put them
+    [ -n "$(find -L "$root"/{include,lib,lib64,targets/*/include,targets/*/lib} /usr/{include,lib/*-linux-gnu} -maxdepth 1 -name "$file" 2>/dev/null)" ] ||
+      lacking+="$file "
   done
+  [ -z "$lacking" ] || echo "$lacking(in $root, where nvcc is)"
   nvcc --version | grep -q "release ${1%%.*}\." || echo "nvcc of CUDA ${1%%.*} ($(command -v nvcc) is of $(nvcc --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'))"
 }
 

@@ -186,7 +186,7 @@ def _of_self_test(result: SelfTest, launcher: str, without_devices: Literal["not
     """Turn the result into findings; ranks for which the GPUs do not go round are `without_devices`."""
     subject, kind = f"{result.ranks} ranks", "GPU" if result.device == "cuda" else "CPU"
     verdict = "right" if result.is_right else "WRONG"
-    text = f"{launcher}: allreduce of {kind} tensors over {result.description} is {verdict}"
+    text = f"{launcher}: {kind} allreduce is {verdict}, {result.description}"
     if not result.is_right:
         return [Finding(subject, "problem", text, "build Horovod again: scripts/setup.sh --force")]
     findings = [Finding(subject, "ok", text), *(Finding("", "ok", place) for place in result.places)]

@@ -72,6 +72,7 @@ def events(done: Done) -> EventAccumulator:
 
 def test_run_leaves_exactly_what_the_readme_says(done: Done) -> None:
     assert {path.name for path in done.folder.iterdir()} == {
+        ".lock",
         "config.yaml",
         "metrics.jsonl",
         "train.log",

@@ -120,6 +120,15 @@ def test_several_ranks_without_horovod_are_refused(tiny_data: Path, tmp_path: Pa
     assert "run scripts/setup.sh, or start one process alone" in done.stderr
 
 
+# The same path on another node, so to say.
+OPENS_OTHER = """
+import pathlib
+import hvd_r2n2.training.setup as setup
+original = setup.open_dataset
+setup.open_dataset = lambda config, root, *more: original(config, pathlib.Path({root!r}), *more)
+"""
+
+
 @pytest.fixture(scope="module")
 def other_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folders with a data set `data` each, of the same names and other shapes."""
@@ -130,9 +139,8 @@ def other_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_rank_whose_files_are_others_is_refused(other_data: Path, tmp_path: Path, mpirun: Launcher) -> None:
-    fault = f"os.chdir({str(other_data / '1')!r})"  # the same path on another node, so to say
-    words = (*arguments("data"), "--out", tmp_path / "run")
-    done = faulty(mpirun, fault, *words, cwd=other_data / "0")
+    fault = OPENS_OTHER.format(root=str(other_data / "1" / "data"))
+    done = faulty(mpirun, fault, *arguments(other_data / "0" / "data"), "--out", tmp_path / "run")
     message = (
         r"error: the data is not the same on all ranks \(rank 0: (\w{16}), rank 1: (\w{16})\); every rank must see"
     )
