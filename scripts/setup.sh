@@ -168,21 +168,18 @@ build_horovod() {   # WHEEL_DIRECTORY
   # torch's headers need C++17; the released CMake files ask for 14 and 11 (mended on Horovod's master, unreleased).
   sed -i -E 's/(CMAKE_(CXX|CUDA)_STANDARD) 1[14]/\1 17/' "$source"/{,horovod/torch/,horovod/common/ops/cuda/}CMakeLists.txt
   local options=(HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_MPI=1 HOROVOD_WITH_GLOO=1 "MAKEFLAGS=-j$(nproc)")
-  case $gpu in
-    cpu)   # else an nvcc without its toolkit, or a CUDA torch beside it, makes Horovod demand the toolkit
-      sed -i 's/^if(CMAKE_CUDA_COMPILER)/if(FALSE)/' "$source/CMakeLists.txt"
-      sed -i '/torch.version.cuda is not None/s/print(True if .* else False)/print(False)/' "$source/cmake/Modules/FindPytorch.cmake" ;;
-    nccl*)
-      options+=(HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED)
-      if [ -z "${HOROVOD_NCCL_HOME:-}" ]; then
-        local nccl; nccl=$(nccl_package)
-        mkdir -p "$work/nccl/lib"
-        ln -s "$nccl/include" "$work/nccl/include"
-        ln -s "$nccl/lib/libnccl.so.2" "$work/nccl/lib/libnccl.so"   # the package has no plain name to link with
-        options+=(HOROVOD_NCCL_HOME="$work/nccl" HOROVOD_NCCL_INCLUDE="$work/nccl/include" HOROVOD_NCCL_LIB="$work/nccl/lib")
-      fi ;;&
-    nccl* | cuda*) options+=(CUDA_HOME="$(cuda_root)" HOROVOD_CUDA_HOME="$(cuda_root)") ;;
-  esac
+  if [ "$gpu" = cpu ]; then   # else an nvcc without its toolkit, or a CUDA torch beside it, makes Horovod demand the toolkit
+    sed -i 's/^if(CMAKE_CUDA_COMPILER)/if(FALSE)/' "$source/CMakeLists.txt"
+    sed -i '/torch.version.cuda is not None/s/print(True if .* else False)/print(False)/' "$source/cmake/Modules/FindPytorch.cmake"
+  else options+=(CUDA_HOME="$(cuda_root)" HOROVOD_CUDA_HOME="$(cuda_root)"); fi
+  [[ $gpu != nccl* ]] || options+=(HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED)
+  if [[ $gpu = nccl* && -z ${HOROVOD_NCCL_HOME:-} ]]; then
+    local nccl; nccl=$(nccl_package)
+    mkdir -p "$work/nccl/lib"
+    ln -s "$nccl/include" "$work/nccl/include"
+    ln -s "$nccl/lib/libnccl.so.2" "$work/nccl/lib/libnccl.so"   # the package has no plain name to link with
+    options+=(HOROVOD_NCCL_HOME="$work/nccl" HOROVOD_NCCL_INCLUDE="$work/nccl/include" HOROVOD_NCCL_LIB="$work/nccl/lib")
+  fi
   run_with_clock "building Horovod $horovod_version (about 3 minutes on 2 cores)" "$cache/horovod-build.log" \
     env "${options[@]}" PATH="$venv/bin:$PATH" "$venv/bin/python" -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir "$work/wheel" "$source"
   make_relocatable "$work/wheel"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hvd_r2n2.config import Config, load_config, to_mapping, to_yaml
+from hvd_r2n2.config import Config, load_config, to_mapping, to_yaml, with_overrides
 from hvd_r2n2.config.load import config_from_mapping
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -29,6 +29,13 @@ def test_file_and_overrides_are_merged(tmp_path: Path) -> None:
     assert (config.train.steps, config.train.seed, config.train.clip_norm) == (9, 3, 2.0)
     assert config.optimizer.learning_rate == 1e-4
     assert config.data.categories == ("chair", "02691156")
+
+
+def test_overrides_of_loaded_settings_are_as_strict() -> None:
+    config = with_overrides(load_config(), ["train.steps=3"], "--set")
+    assert config == load_config(None, ["train.steps=3"])
+    with pytest.raises(ValueError, match=r"--set: unknown key train\.stpes"):
+        with_overrides(config, ["train.stpes=4"], "--set")
 
 
 def test_yaml_written_is_read_back_the_same(tmp_path: Path) -> None:
