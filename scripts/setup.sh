@@ -268,4 +268,4 @@ main() {
   say "done in $((SECONDS - start)) s; next: source $venv/bin/activate && python -m hvd_r2n2.doctor"
 }
 
-main
+[ "${BASH_SOURCE[0]}" != "$0" ] || main   # tests source this file

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from hvd_r2n2.comm.communicator import Alone, Communicator, JobError
-from hvd_r2n2.comm.launch import launch_facts
+from hvd_r2n2.comm.launch import Launch, launch_facts
 
 _SECONDS_FOR_RANK_0 = 1.0
 """What all ranks find wrong, rank 0 says for all of them: the others wait so long, and are ended meanwhile."""
@@ -50,7 +50,10 @@ def abort(message: str, exit_code: int = 1) -> None:
     Exiting in good order would shut Horovod down, and the other ranks would bury the message under errors of their
     own. MPI_Abort also ends ranks under launchers (srun) that let the others wait for ever.
     """
-    launch = launch_facts()
+    try:
+        launch = launch_facts()
+    except ValueError:  # that is the message, then
+        launch = Launch("python", 0, 1, 0, 1)
     if launch.rank:
         time.sleep(_SECONDS_FOR_RANK_0)
     prefix = f"rank {launch.rank}: " if launch.size > 1 else ""

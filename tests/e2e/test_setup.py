@@ -61,6 +61,55 @@ def test_another_python_than_the_environments_is_refused(tmp_path: Path) -> None
     assert f"and PYTHON={other} is 3.99.0 in /opt/other\n       rm -r {BIN.parent}   to make it anew" in done.stderr
 
 
+TOOLKIT = ("include/cuda.h", "include/cuda_runtime.h", "lib64/libcudart.so", "lib64/libcudart_static.a")
+
+
+@pytest.mark.parametrize(
+    ("release", "files", "nccl", "gpu", "message"),
+    [
+        ("", (), "", "cpu", "torch has CUDA 13.0, but this is missing: nvcc\n"),
+        (
+            "13.0",
+            TOOLKIT[:2],
+            "",
+            "cpu",
+            "this is missing: libcudart.so libcudart_static.a (in {cuda}, where nvcc is)\n",
+        ),
+        ("12.4", TOOLKIT, "", "cpu", "this is missing: nvcc of CUDA 13 ({cuda}/bin/nvcc is of 12.4)\n"),
+        ("13.0", TOOLKIT, "", "cuda-13.0", "there is no NCCL (pip's nvidia-nccl, or HOROVOD_NCCL_HOME)"),
+        ("13.0", TOOLKIT, "/opt/nccl", "nccl-cuda-13.0", ""),
+    ],
+)
+def test_horovod_is_built_for_the_cuda_that_is_whole(
+    release: str, files: tuple[str, ...], nccl: str, gpu: str, message: str, tmp_path: Path
+) -> None:
+    def program(path: Path, text: str) -> None:
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+
+    cuda = tmp_path / "cuda"
+    program(
+        tmp_path / "venv" / "bin" / "python", '[ "$1" = -c ] && echo 13.0'
+    )  # a torch with CUDA, and no NCCL package
+    if release:
+        program(cuda / "bin" / "nvcc", f'echo "#$ TOP={cuda}/bin/.."; echo "tools, release {release}, V{release}.1"')
+    for file in files:
+        (cuda / file).parent.mkdir(exist_ok=True)
+        (cuda / file).touch()
+    done = run_command(
+        ["bash", "-c", f"source {SETUP}; choose_gpu_operations; echo gpu=$gpu"],
+        environment={
+            "PATH": f"{cuda}/bin:/usr/bin:/bin",
+            "VENV": str(tmp_path / "venv"),
+            "HOROVOD_NCCL_HOME": nccl,
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"gpu={gpu}\n")
+    assert message.format(cuda=cuda) in done.stdout
+
+
 def test_demo_removes_nothing_but_a_run(tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
