@@ -161,9 +161,8 @@ class _Loop:
             f"{time.perf_counter() - start:.1f} s"
         )
         if run.communicator.is_root and self._config.log.pictures:
-            show_samples(
-                "validation", run.model, run.dataset, run.dataset.validation, run.config, run.device, run.log, step
-            )
+            part, threshold = run.dataset.validation, settings.threshold
+            show_samples("validation", run.model, run.dataset, part, run.config, run.device, run.log, step, threshold)
         best = self._state.best_iou
         if best is not None and samples.iou[0] <= best:
             return False

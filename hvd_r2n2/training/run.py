@@ -236,7 +236,8 @@ def _finish(run: Run, state: TrainingState) -> None:
     )
     if report is not None:
         if run.config.log.pictures:
-            show_samples("test", run.model, dataset, dataset.test, run.config, run.device, run.log, checkpoint.step)
+            step, threshold = checkpoint.step, report.thresholds[0].value
+            show_samples("test", run.model, dataset, dataset.test, run.config, run.device, run.log, step, threshold)
         _write_results(run, state, report)
 
 

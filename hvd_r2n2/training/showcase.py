@@ -28,6 +28,7 @@ def show_samples(
     device: torch.device,
     log: RunLog,
     step: int,
+    threshold: float,
 ) -> None:
     """Record pictures (inputs, truth, prediction) and meshes of some of `indices`, all samples of a `part`.
 
@@ -45,7 +46,7 @@ def show_samples(
     rows = []
     for number, index in enumerate(chosen):
         inputs = list(images_VBHWC[:, number].numpy())
-        rows.append((inputs, dataset.occupancy(int(index)) > 0, probability_BDDD[number] > config.evaluation.threshold))
+        rows.append((inputs, dataset.occupancy(int(index)) > 0, probability_BDDD[number] > threshold))
     titles = [*(f"view {view + 1}" for view in views), "truth", "reconstruction"]
     log.picture(step, part, reconstruction_grid(rows, titles))
     if importlib.util.find_spec("trimesh") is None:
