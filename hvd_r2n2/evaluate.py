@@ -18,7 +18,7 @@ from hvd_r2n2.training.evaluation_run import (
     run_directory,
 )
 from hvd_r2n2.training.precision import DTYPES
-from hvd_r2n2.training.setup import built_in_root, choose_device, open_data
+from hvd_r2n2.training.setup import choose_device, data_root, open_data
 
 _DESCRIPTION = """\
 Measure a trained network: IoU by category and number of views as in the paper (mean of categories and mean of
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     comm = connect()
     report = _say if comm.is_root else _say_nothing
     device = choose_device(config.train, comm, report)
-    data = str(Path(config.data.root or built_in_root(config.data)).resolve())
+    data = str(data_root(config.data).resolve())
     report(f"{checkpoint.path}, on the data in {data}")
     dataset = open_data(config, comm, report)
     result = evaluate_checkpoint(

@@ -78,7 +78,7 @@ class _Loop:
             start_step=self._state.step,
             end_step=train.steps,
             config=config.data,
-            pin_for=run.device if run.device.type == "cuda" else None,
+            pin_for=run.device,
         )
         run.model.train()
         try:

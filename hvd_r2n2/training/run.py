@@ -34,7 +34,7 @@ from hvd_r2n2.training.evaluation_run import EvaluationRequest, evaluate_checkpo
 from hvd_r2n2.training.loop import Run, train_steps
 from hvd_r2n2.training.optimizer import build_optimizer
 from hvd_r2n2.training.precision import weights_dtype
-from hvd_r2n2.training.setup import build_model, built_in_root, choose_device, open_data
+from hvd_r2n2.training.setup import build_model, choose_device, data_root, open_data
 from hvd_r2n2.training.showcase import show_samples
 from hvd_r2n2.training.step import share_of_batch
 
@@ -229,7 +229,7 @@ def _finish(run: Run, state: TrainingState) -> None:
             dtype=run.config.train.dtype,
             f_score=False,
         ),
-        data=str(run.config.data.root or built_in_root(run.config.data).resolve()),
+        data=str(data_root(run.config.data).resolve()),
         comm=run.communicator,
         device=run.device,
         report=None,

@@ -70,8 +70,8 @@ def open_data(config: Config, communicator: Communicator, report: Callable[[str]
     communicator.barrier()
     if communicator.local_rank:
         time.sleep(0.3)  # so that it is local rank 0 that works and shows how far it is; the locks are right anyway
+    root = data_root(config.data)
     if config.data.root is None:
-        root = built_in_root(config.data)
         write_shapes(
             root,
             config.data.models_per_category or DEFAULT_MODELS_PER_CATEGORY,
@@ -80,12 +80,12 @@ def open_data(config: Config, communicator: Communicator, report: Callable[[str]
             resolution=config.model.voxel_resolution,
             report=report,
         )
-    else:
-        root = Path(config.data.root)
     return open_dataset(config.data, root, config.model.voxel_resolution, report)
 
 
-def built_in_root(config: DataConfig) -> Path:
-    """Return the folder of the built-in shapes: data/ under the working directory, one for each setting."""
+def data_root(config: DataConfig) -> Path:
+    """Return the folder of the data; of the built-in shapes, one for each setting in data/ of the working directory."""
+    if config.root is not None:
+        return Path(config.root)
     count = config.models_per_category or DEFAULT_MODELS_PER_CATEGORY
     return Path("data") / f"shapes-{count}-seed-{config.shapes_seed or 0}"
