@@ -1,4 +1,4 @@
-"""The command `python -m hvd_r2n2.evaluate`: a checkpoint's IoU by category and number of views, and more."""
+"""The command `python -m hvd_r2n2.evaluate`: a checkpoint's IoU (or accuracy) by category, and more."""
 
 import argparse
 import sys
@@ -7,24 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from hvd_r2n2.comm import connect, run_door
+from hvd_r2n2.common.files import replacing
 from hvd_r2n2.config import Config, with_overrides
-from hvd_r2n2.models.files import replacing
 from hvd_r2n2.training.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
-from hvd_r2n2.training.evaluation_run import (
-    EvaluationRequest,
-    evaluate_checkpoint,
-    is_of_run,
-    load_network,
-    run_directory,
-)
+from hvd_r2n2.training.data import data_root
+from hvd_r2n2.training.evaluation_run import is_of_run, load_network, run_directory
 from hvd_r2n2.training.precision import DTYPES
-from hvd_r2n2.training.setup import choose_device, data_root, open_data
+from hvd_r2n2.training.setup import choose_device
+from hvd_r2n2.training.task import EvaluationOptions
+from hvd_r2n2.training.tasks import create_task
 
 _DESCRIPTION = """\
 Measure a trained network: IoU by category and number of views as in the paper (mean of categories and mean of
 samples), at thresholds 0.2 to 0.5 and at the one chosen on the validation part, average precision, cross-entropy
-and F-score at 1 %; beside them the IoU of the best constant prediction. Runs alone or on any number of ranks
-(mpirun, horovodrun, srun) with the same result, to the last digit on CPUs."""
+and F-score at 1 %; beside them the IoU of the best constant prediction. Of a network that classifies: accuracy and
+cross-entropy by class, with the confusion matrix in the JSON file. Runs alone or on any number of ranks (mpirun,
+horovodrun, srun) with the same result, to the last digit on CPUs."""
+
+DEFAULT_VIEWS = (1, 2, 3, 4, 5)
 
 _SETTABLE = (
     "data.split",
@@ -49,30 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     checkpoint = read_checkpoint(find_checkpoint(options.checkpoint))
     config = _configure(checkpoint.config, options)
+    chosen = _choose(config, options)
     json_path, csv_path = _output_paths(checkpoint, config, options)
     comm = connect()
     report = _say if comm.is_root else _say_nothing
     device = choose_device(config.train, comm, report)
-    data = str(data_root(config.data).resolve())
-    report(f"{checkpoint.path}, on the data in {data}")
-    dataset = open_data(config, comm, report)
-    result = evaluate_checkpoint(
-        checkpoint,
-        load_network(checkpoint, device, config.train.dtype),
-        dataset,
-        EvaluationRequest(
-            num_views=tuple(dict.fromkeys(options.views)),
-            part=options.part,
-            threshold=options.threshold,
-            batch_size=config.evaluation.batch_size,
-            dtype=config.train.dtype,
-            f_score=options.f_score,
-        ),
-        data=data,
-        comm=comm,
-        device=device,
-        report=report if comm.is_root else None,
-    )
+    report(f"{checkpoint.path}, on the data in {data_root(config.data).resolve()}")
+    task = create_task(config)
+    dataset = task.open_data(comm, report)
+    model = load_network(checkpoint, device, config.train.dtype)
+    result = task.evaluate(checkpoint, model, dataset, chosen, comm, device, report if comm.is_root else None)
     if result is not None:
         print(result.to_text(), flush=True)
         for path, text in ((json_path, result.to_json()), (csv_path, result.to_csv())):
@@ -88,8 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     default = "evaluation.{} in the run's directory; with the name of what is not as in the run, if anything is"
     add("checkpoint", type=Path, help="a run's directory (its best checkpoint is taken) or a checkpoint's")
-    add("--views", type=int, nargs="+", default=[1, 2, 3, 4, 5], metavar="V", help="numbers of views (1 2 3 4 5)")
-    add("--data", metavar="DIR", help="other data than the run's: a folder with ShapeNetRendering/ and ShapeNetVox32/")
+    add("--views", type=int, nargs="+", metavar="V", help="numbers of views (1 2 3 4 5)")
+    add(
+        "--data",
+        metavar="DIR",
+        help="other data than the run's: a folder with ShapeNetRendering/ and ShapeNetVox32/, or with CLASS/*.png",
+    )
     add("--split", help="another split than the run's: r2n2, or a file like ShapeNet.json")
     add("--categories", nargs="+", metavar="NAME", help="only these categories (default: the run's)")
     add("--part", choices=("test", "validation"), default="test", help="which part is measured (test)")
@@ -107,8 +97,33 @@ def _parser() -> argparse.ArgumentParser:
         dest="overrides",
         help=f"change one of the run's settings; may be given many times: {', '.join(_SETTABLE)}",
     )
-    add("--no-f-score", dest="f_score", action="store_false", help="leave out the F-score, which takes the longest")
+    add("--no-f-score", action="store_true", help="leave out the F-score, which takes the longest")
     return parser
+
+
+def _choose(config: Config, options: argparse.Namespace) -> EvaluationOptions:
+    """Return what is to be measured.
+
+    Raises:
+        ValueError: an option means nothing for this network.
+    """
+    if not config.model.classifies:
+        views = tuple(dict.fromkeys(options.views or DEFAULT_VIEWS))
+        return EvaluationOptions(options.part, views, options.threshold, f_score=not options.no_f_score)
+    given = {
+        "--views": options.views is not None,
+        "--threshold": options.threshold is not None,
+        "--no-f-score": options.no_f_score,
+        "--categories": options.categories is not None,
+        "--set data.categories": any(override.startswith("data.categories") for override in options.overrides),
+    }
+    ignored = [option for option, is_given in given.items() if is_given]
+    if ignored:
+        raise ValueError(
+            f"{', '.join(ignored)}: not for a run of {config.model.name}, which names the class of single pictures, "
+            "always one of those it was trained on"
+        )
+    return EvaluationOptions(options.part)
 
 
 def _configure(config: Config, options: argparse.Namespace) -> Config:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from hvd_r2n2.comm import Alone, choose_devices, gather_places, run_door
-from hvd_r2n2.models import ReconstructionNetwork, create_model, load_original_weights
+from hvd_r2n2.models import Network, create_model, load_original_weights
 from hvd_r2n2.models.original_weights import ORIGINAL_NETWORK
 from hvd_r2n2.training.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from hvd_r2n2.training.evaluation import RELEASED_THRESHOLD
@@ -84,8 +84,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _network(
     checkpoint: Checkpoint | None, original_weights: Path | None, device: torch.device
-) -> ReconstructionNetwork:
+) -> Network:
     if checkpoint is not None:
+        settings = checkpoint.config.model
+        if settings.classifies:
+            raise ValueError(
+                f"{checkpoint.path}: a checkpoint of {settings.name}, which names the class of a picture; only networks of "
+                "3D-R2N2 reconstruct (a run of model.name=res3d-gru-3, say)"
+            )
         return load_network(checkpoint, device)
     assert original_weights is not None
     model = create_model(ORIGINAL_NETWORK)

@@ -4,7 +4,7 @@ from hvd_r2n2.comm.averager import GradientAverager
 from hvd_r2n2.comm.communicator import Alone, Communicator, JobError
 from hvd_r2n2.comm.connect import abort, connect, run_door
 from hvd_r2n2.comm.devices import RankPlace, choose_devices, gather_places, share_of_cores
-from hvd_r2n2.comm.launch import Launch, launch_facts
+from hvd_r2n2.comm.launch import Launch, find_launcher, launch_environment, launch_facts
 
 __all__ = [
     "Alone",
@@ -16,7 +16,9 @@ __all__ = [
     "abort",
     "choose_devices",
     "connect",
+    "find_launcher",
     "gather_places",
+    "launch_environment",
     "launch_facts",
     "run_door",
     "share_of_cores",

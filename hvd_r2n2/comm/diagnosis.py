@@ -13,13 +13,12 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from hvd_r2n2.comm.connect import connect
-from hvd_r2n2.comm.launch import launch_facts
+from hvd_r2n2.comm.launch import find_launcher, launch_environment, launch_facts
 from hvd_r2n2.comm.selftest import SelfTest, self_test
 
 _SELF_TEST_LIMIT_S = 60
@@ -118,7 +117,7 @@ def _mpi() -> Finding:
 
 
 def _launchers() -> Finding:
-    found = {name: _program(name) for name in ("mpirun", "horovodrun", "srun")}
+    found = {name: find_launcher(name) for name in ("mpirun", "horovodrun", "srun")}
     text = ", ".join(f"{name} {path}" for name, path in found.items() if path) or "none"
     if not (found["mpirun"] or found["horovodrun"]):
         return Finding("launchers", "problem", text, "run make setup")
@@ -158,15 +157,17 @@ def _ranks() -> list[Finding]:
 
 def _trial_launch() -> list[Finding]:
     """Start two ranks here, as a user would, and let them test themselves."""
-    launcher = next(name for name in ("mpirun", "horovodrun") if _program(name))
-    command = [str(_program(launcher)), "-np", "2", sys.executable, "-m", "hvd_r2n2.comm.selftest"]
+    launcher = next(name for name in ("mpirun", "horovodrun") if find_launcher(name))
+    command = [str(find_launcher(launcher)), "-np", "2", sys.executable, "-m", "hvd_r2n2.comm.selftest"]
     if launcher == "mpirun":
         command[1:1] = ["--oversubscribe"]
-    environment = os.environ | {"PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ.get('PATH', '')}"}
-    if os.geteuid() == 0:
-        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=launch_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     remedy = f"see what it says: {' '.join(command)}"
     try:
@@ -198,10 +199,3 @@ def _of_self_test(result: SelfTest, launcher: str, without_devices: Literal["not
 def start_command() -> str:
     """Return a command that trains on what is here: on GPUs, one rank has one."""
     return "python -m hvd_r2n2.train" if torch.cuda.device_count() == 1 else "horovodrun -np 2 python -m hvd_r2n2.train"
-
-
-def _program(name: str) -> Path | None:
-    """Return where a launcher is: beside this Python, or on PATH."""
-    beside = Path(sys.prefix) / "bin" / name
-    found = shutil.which(name)
-    return beside if beside.exists() else Path(found) if found else None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,26 @@ def launch_facts(environment: Mapping[str, str] | None = None) -> Launch:
             return Launch(launcher, rank, size, local_rank, local_size)
     _refuse_strangers(environment)
     return Launch("python", 0, 1, 0, 1)
+
+
+def find_launcher(name: str) -> Path | None:
+    """Return where a launcher is: beside this Python, or on PATH."""
+    beside = Path(sys.prefix) / "bin" / name
+    found = shutil.which(name)
+    return beside if beside.exists() else Path(found) if found else None
+
+
+def launch_environment() -> dict[str, str]:
+    """Return the environment in which a process that no launcher may know of yet starts ranks of its own.
+
+    Without what a launcher told this process; this Python comes first on PATH, and root may start ranks.
+    """
+    told = {name for names in _VARIABLES.values() for name in names} | _SIGNS_OF_OTHERS.keys()
+    kept = {name: value for name, value in os.environ.items() if name not in told}
+    kept["PATH"] = f"{sys.prefix}/bin{os.pathsep}{os.environ.get('PATH', '')}"
+    if os.geteuid() == 0:
+        kept |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return kept
 
 
 def _refuse_strangers(environment: Mapping[str, str]) -> None:

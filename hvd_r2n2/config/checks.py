@@ -35,6 +35,7 @@ _SEED = _between(0, 2**63 - 1)
 
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.width": ((lambda value: 0 < value <= 8), "more than 0, at most 8"),
+    "model.num_classes": _at_least(2),
     "data.validation_fraction": ((lambda value: 0 < value < 1), "more than 0, less than 1"),
     "data.models_per_category": _at_least(5),
     "data.shapes_seed": _SEED,
@@ -66,14 +67,26 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.batch_size": _POSITIVE,
     "log.every_steps": _POSITIVE,
     "log.pictures": _at_least(0),
+    "log.trace_step": _POSITIVE,
 }
+
+
+# These have defaults that mean something, so only another value shows that somebody chose it.
+_RECONSTRUCTION_ONLY = (
+    "model.preset",
+    "model.voxel_resolution",
+    "model.form",
+    "train.min_views",
+    "train.max_views",
+    "evaluation.views",
+    "evaluation.threshold",
+)
 
 
 def _ranges(config: Config) -> list[str]:
     problems = []
     for dotted, (is_possible, wanted) in _RANGES.items():
-        section, key = dotted.split(".")
-        value = getattr(getattr(config, section), key)
+        value = _value(config, dotted)
         if value is None:
             continue
         if (isinstance(value, float) and not math.isfinite(value)) or not is_possible(value):
@@ -91,6 +104,8 @@ def _orders(config: Config) -> list[str]:
         problems.append(f"data.background: [{low}, {high}] is not possible (two colours, 0 to 255, the lower first)")
     if config.data.categories is not None and not config.data.categories:
         problems.append("data.categories: the list is empty (null uses all categories)")
+    if config.model.cross not in (None, "default") and len(set(config.model.cross)) < len(config.model.cross):
+        problems.append(f"model.cross: {list(config.model.cross)} names a stage twice")
     if optimizer.schedule == "steps" and not optimizer.milestones:
         problems.append("optimizer.milestones: needed by optimizer.schedule=steps, such as [20000, 60000]")
     if optimizer.milestones and list(optimizer.milestones) != sorted(set(optimizer.milestones)):
@@ -125,9 +140,15 @@ def _ignored(config: Config) -> list[str]:
         ("data.shapes_seed", data.shapes_seed, data.root is None, "data.root=null (built-in shapes)"),
         ("data.validation_fraction", data.validation_fraction, data.split == "r2n2", "data.split=r2n2"),
         ("train.cpu_threads", train.cpu_threads, train.device != "cuda", "a CPU device"),
+        ("model.num_classes", config.model.num_classes, config.model.classifies, "model.name=alexnet"),
     ]
-    return [
-        f"{key}: would be ignored, it only goes with {wanted}"
-        for key, value, is_used, wanted in rules
-        if value is not None and not is_used
-    ]
+    ignored = [(key, wanted) for key, value, is_used, wanted in rules if value is not None and not is_used]
+    if config.model.classifies:
+        changed = [key for key in _RECONSTRUCTION_ONLY if _value(config, key) != _value(Config(), key)]
+        ignored += [(key, "the networks of 3D-R2N2") for key in changed]
+    return [f"{key}: would be ignored, it only goes with {wanted}" for key, wanted in ignored]
+
+
+def _value(config: Config, dotted: str) -> Any:
+    section, key = dotted.split(".")
+    return getattr(getattr(config, section), key)

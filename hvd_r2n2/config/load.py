@@ -156,9 +156,9 @@ def _convert(value: Any, hint: Any) -> Any:
     """Return `value` as `hint` wants it; only int → float and list → tuple are changed."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        if value is None:
+        if value is None and type(None) in arguments:
             return None
-        return _convert(value, next(argument for argument in arguments if argument is not type(None)))
+        return _convert_any(value, [argument for argument in arguments if argument is not type(None)])
     if origin is Literal:
         if value not in arguments or isinstance(value, bool):
             near = difflib.get_close_matches(str(value), [str(argument) for argument in arguments], 1, 0.4)
@@ -174,6 +174,17 @@ def _convert(value: Any, hint: Any) -> Any:
     if (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):
         raise ValueError(f"a {_TYPE_NAMES[hint]} is needed, {value!r} is a {_name(value)}")
     return value
+
+
+def _convert_any(value: Any, hints: Sequence[Any]) -> Any:
+    """Return `value` as the first of `hints` that it fits wants it."""
+    problems = []
+    for hint in hints:
+        try:
+            return _convert(value, hint)
+        except ValueError as error:
+            problems.append(str(error))
+    raise ValueError("; or ".join(problems))
 
 
 def _number_in_text(value: str) -> float:

@@ -10,18 +10,28 @@ from typing import Literal
 class ModelConfig:
     """Which network is trained."""
 
-    name: Literal["3d-lstm-1", "3d-gru-1", "3d-lstm-3", "3d-gru-3", "res3d-gru-3"] = "res3d-gru-3"
-    """One of the paper's five networks."""
+    name: Literal["3d-lstm-1", "3d-gru-1", "3d-lstm-3", "3d-gru-3", "res3d-gru-3", "alexnet"] = "res3d-gru-3"
+    """One of the five networks of the 3D-R2N2 paper, or AlexNet (2012), which names the class of a picture."""
     preset: Literal["released-code", "paper"] = "released-code"
-    """Leaky slope and initialisation: as the released code has them, or as the paper says."""
+    """3D-R2N2 only: leaky slope and initialisation as the released code has them, or as the paper says."""
     width: float = 0.25
     """Factor on every hidden channel count; 1.0 is the published network, 0.25 has a sixteenth of its arithmetic."""
     voxel_resolution: Literal[32, 64, 128] = 32
-    """Side of the voxel grid; 64 and 128 add decoder stages."""
+    """3D-R2N2 only: side of the voxel grid; 64 and 128 add decoder stages."""
     form: Literal["fast", "plain"] = "fast"
-    """`fast`: exact re-expressions (transposed convolutions, fused gates); `plain`: written as the paper reads."""
+    """3D-R2N2 only: `fast`: exact re-expressions (transposed convolutions, fused gates); `plain`: as the paper reads."""
+    cross: Literal["default"] | tuple[str, ...] | None = "default"
+    """A list of stages: two towers, as in AlexNet, of which only these stages read both; null: an ordinary network;
+    default: as published (alexnet: conv3, fc6, fc7, fc8; 3D-R2N2: null)."""
+    num_classes: int | None = None
+    """alexnet only: number of classes; null counts those of the data."""
     weights: str | None = None
     """File to start from: a checkpoint's model.safetensors, or the original's weights.npy."""
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the network names the class of a picture; the others reconstruct."""
+        return self.name == "alexnet"
 
 
 @dataclass(frozen=True)
@@ -29,15 +39,18 @@ class DataConfig:
     """Where the pictures and shapes come from, and how they are varied in training."""
 
     root: str | None = None
-    """Folder with ShapeNetRendering/ and ShapeNetVox32/; null makes and uses the built-in shapes under data/."""
+    """Folder with ShapeNetRendering/ and ShapeNetVox32/, or for alexnet one with CLASS/*.png (or .jpg, .jpeg) too; null
+    makes and uses the built-in shapes under data/."""
     split: str = "r2n2"
-    """`r2n2` (first 80 % of the sorted ids of each category train, the rest test), or a file like ShapeNet.json."""
+    """`r2n2` (first 80 % of the sorted ids, or files, of each category train, the rest test), or a file like
+    ShapeNet.json."""
     validation_fraction: float | None = None
     """Split r2n2 only: share of the training part that is held back for validation (null: 0.1)."""
     categories: tuple[str, ...] | None = None
-    """Names or synset ids to use; null uses all that are there."""
+    """Names or synset ids to use (of CLASS/*.png: names of folders); null uses all that are there."""
     skip_models: tuple[str, ...] = ()
-    """Models to leave out, each as synset/model; the report of broken data prints such a list."""
+    """Models (or pictures) to leave out, each as synset/model (or CLASS/FILE); the report of broken data prints such a
+    list."""
     models_per_category: int | None = None
     """Built-in shapes only: how many to make of each of the 13 categories (null: 40)."""
     shapes_seed: int | None = None
@@ -45,7 +58,7 @@ class DataConfig:
     cache_dir: str | None = None
     """Folder for the decoded cache; null puts it beside the data."""
     random_crop: bool = True
-    """Training crops 127x127 at a random offset; false takes the centre."""
+    """Training crops 127x127 (alexnet: 227x227 of 256x256) at a random offset; false takes the centre."""
     flip_probability: float = 0.5
     """Probability that a training picture is mirrored left to right."""
     background: tuple[int, int] = (225, 255)
@@ -71,15 +84,17 @@ class TrainConfig:
     seed: int = 0
     """Seed of weights, order, views and augmentation."""
     min_views: int = 1
-    """Fewest views of a step; one number a step is drawn uniformly."""
+    """3D-R2N2 only: fewest views of a step; one number a step is drawn uniformly."""
     max_views: int = 3
-    """Most views of a step."""
+    """3D-R2N2 only: most views of a step."""
     clip_norm: float | None = None
     """Largest 2-norm of the whole gradient, which is scaled down to it; null does not clip."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
     cpu_threads: int | None = None
     """Threads a rank for arithmetic on the CPU; null shares the host's cores among its ranks."""
+    recompute: bool = False
+    """Keep few activations for the backward pass and compute the others again there: less memory, more time."""
     check_every_steps: int = 100
     """Steps between two comparisons of the parameters' hash over all ranks."""
 
@@ -117,6 +132,31 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class SplitConfig:
+    """How each rank splits the network's layers over its local devices."""
+
+    strategy: Literal["none", "pipeline", "kernel", "spatial", "auto"] = "none"
+    """`pipeline`: consecutive layers on each device; `kernel`: a part of every layer's output channels on each;
+    `spatial`: a slab of the volume on each; `auto`: what `python -m hvd_r2n2.plan` finds best; `none`: one device."""
+    devices: tuple[str, ...] | None = None
+    """This rank's devices, such as [cuda:0, cuda:1] or [cpu:0, cpu:1]; null: two, chosen from what the rank sees."""
+    cut: tuple[str, ...] | None = None
+    """Pipeline only: the first stage of every device but the first (null: balanced by measured times)."""
+    micro_batches: int | None = None
+    """Into how many micro-batches each batch is cut (null: the strategy's own choice)."""
+    micro_batch_sizes: tuple[int, ...] | None = None
+    """The samples of each micro-batch, instead of micro_batches."""
+    view_chunks: int | None = None
+    """Pipeline only: into how many chunks the views are cut, which flow through the encoder one by one (null: 1)."""
+    schedule: Literal["1f1b", "fill-drain"] | None = None
+    """Pipeline only: order of forward and backward runs (null: 1f1b)."""
+    cross: tuple[str, ...] | None = None
+    """Kernel only: the stages that read both halves; all others read their own (AlexNet's scheme; sets model.cross)."""
+    hang_timeout_s: float = 600.0
+    """Seconds without any task ending after which a step is given up."""
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """When checkpoints are written and which are kept."""
 
@@ -133,9 +173,9 @@ class EvaluationConfig:
     every_steps: int = 200
     """Steps between two evaluations on the validation part."""
     views: int = 3
-    """Views a sample: the first ones of its renderings."""
+    """3D-R2N2 only: views a sample: the first ones of its renderings."""
     threshold: float = 0.4
-    """Occupancy probability from which a voxel counts as occupied."""
+    """3D-R2N2 only: occupancy probability from which a voxel counts as occupied."""
     batch_size: int = 16
     """Samples of one forward pass on one rank."""
 
@@ -150,6 +190,11 @@ class LogConfig:
     """Validation samples drawn at each evaluation; 0 draws none."""
     tensorboard: bool = True
     """Write TensorBoard events."""
+    baseline: str | None = None
+    """File of `python -m hvd_r2n2.benchmark baseline`, to show the speed-up over one device; `measure` measures it
+    before the run starts."""
+    trace_step: int | None = None
+    """A step whose tasks are written as trace-step-N.json, one row a device, to be opened in Perfetto."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +209,8 @@ class Config:
     """The training loop."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimizer and learning rate."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Layers over local devices."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

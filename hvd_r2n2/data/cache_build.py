@@ -9,12 +9,13 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
+from typing import TypeVar
 
 from hvd_r2n2.data.cache import CacheKey, CategoryCache, whole_picture_bytes, write_cache
 from hvd_r2n2.data.decode import DecodedModel, decode_model
@@ -23,6 +24,8 @@ from hvd_r2n2.data.progress import show_progress
 
 CACHE_FOLDER = "hvd_r2n2_cache"
 Report = Callable[[str], None]
+T = TypeVar("T")
+R = TypeVar("R")
 
 _LOCK_NAME = "lock"
 # Processes decode on all cores but take seconds to start; threads share one interpreter and gain only half as much
@@ -55,7 +58,7 @@ def open_or_build(
     """
     opened = {key: _try_open(folder, key, lambda message: None) for key in wanted}
     if any(cache is None for cache in opened.values()):
-        with _explained(folder), _lock(folder, report):
+        with explained(folder), locked(folder, report):
             opened = {key: cache or _try_open(folder, key, report) for key, cache in opened.items()}
             missing = {key: wanted[key] for key, cache in opened.items() if cache is None}
             _remove_stale(folder, wanted)
@@ -77,7 +80,7 @@ def _try_open(folder: Path, key: CacheKey, report: Report) -> CategoryCache | No
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def explained(folder: Path) -> Iterator[None]:
     """Say what to do where the cache cannot be written."""
     try:
         yield
@@ -95,7 +98,8 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _lock(folder: Path, report: Report) -> Iterator[None]:
+def locked(folder: Path, report: Report) -> Iterator[None]:
+    """Make the folder of caches and hold its lock; who must wait for it is told."""
     folder.mkdir(parents=True, exist_ok=True)
     # flock belongs to the open file: it also keeps threads apart, and ends with the process, however that ends.
     with (folder / _LOCK_NAME).open("a+") as file:
@@ -151,7 +155,7 @@ def _build(root: Path, folder: Path, missing: Mapping[CacheKey, Sequence[ModelRe
     ):
         for key, refs in missing.items():
             decode = partial(_decode, root, key)
-            decoded = _counted(_map_in_order(executor, decode, refs), advance)
+            decoded = _counted(map_in_order(executor, decode, refs), advance)
             write_cache(folder / key.file_name, key, [ref.model_id for ref in refs], decoded)
     report(f"decoded {num_models:,} models in {time.monotonic() - start:.0f} s")
 
@@ -176,7 +180,7 @@ def _expected_bytes(root: Path, missing: Mapping[CacheKey, Sequence[ModelRef]]) 
 
 @contextmanager
 def _executor(num_pictures: int) -> Iterator[Executor]:
-    workers = _num_cores()
+    workers = num_cores()
     executor: Executor
     if num_pictures < _MIN_PICTURES_FOR_PROCESSES or workers == 1:
         executor = ThreadPoolExecutor(workers, thread_name_prefix="hvd_r2n2-decode")
@@ -197,18 +201,17 @@ def _end_with_parent() -> None:
         threading.Thread(target=lambda: (connection.wait([sentinel]), os._exit(1)), daemon=True).start()
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _map_in_order(
-    executor: Executor, decode: Callable[[ModelRef], DecodedModel], refs: Sequence[ModelRef]
-) -> Iterator[DecodedModel]:
-    """Decode ahead by a bounded number of models, so that a slow disk does not fill the memory."""
-    ahead: deque[Future[DecodedModel]] = deque()
-    for ref in refs:
-        ahead.append(executor.submit(decode, ref))
-        if len(ahead) > 4 * _num_cores():
+def map_in_order(executor: Executor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Work ahead by a bounded number of items, so that a slow disk does not fill the memory."""
+    ahead: deque[Future[R]] = deque()
+    for item in items:
+        ahead.append(executor.submit(work, item))
+        if len(ahead) > 4 * num_cores():
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()

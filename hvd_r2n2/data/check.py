@@ -1,18 +1,22 @@
 """What is wrong with a folder of data: the problems found, told all at once, and the way to skip them."""
 
+import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 _MAX_PROBLEMS_SHOWN = 50
 _MAX_SKIPS_SHOWN = 200
+# What stands in a YAML list without quotes.
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 
 
 @dataclass(frozen=True)
 class Problem:
     """One fault of one model: its kind (for counting), the file or folder, and the reason in words.
 
-    `model` is `synset/model`, or the synset alone where a whole category is concerned.
+    `model` is `synset/model` (or CLASS/FILE), or the category alone where all of it is concerned.
     """
 
     model: str
@@ -31,22 +35,23 @@ class DataProblems(ValueError):
     of them, and `skip_line` is the whole line.
     """
 
-    def __init__(self, problems: Iterable[Problem], skipped: Iterable[str] = ()) -> None:
-        """Keep the problems; `skipped` are the models that `data.skip_models` names already."""
+    def __init__(self, problems: Iterable[Problem], skipped: Iterable[str] = (), noun: str = "model") -> None:
+        """Keep the problems of models (`noun`); `skipped` are those that `data.skip_models` names already."""
         self.problems = tuple(problems)
+        self._noun = noun
         self.models = tuple(sorted({problem.model for problem in self.problems if "/" in problem.model}))
         self._skips = sorted({*self.models, *skipped})
         self.skip_line = _skip_line(self._skips)
         super().__init__(self._message())
 
-    def __reduce__(self) -> tuple[type["DataProblems"], tuple[tuple[Problem, ...], tuple[str, ...]]]:
+    def __reduce__(self) -> tuple[type["DataProblems"], tuple[tuple[Problem, ...], tuple[str, ...], str]]:
         # An exception is otherwise rebuilt from its message alone when another process is told of it.
-        return DataProblems, (self.problems, tuple(self._skips))
+        return DataProblems, (self.problems, tuple(self._skips), self._noun)
 
     def _message(self) -> str:
         kinds = Counter(problem.kind for problem in self.problems)
         counts = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common())
-        lines = [f"the data have {len(self.problems)} problem(s) in {len(self.models)} model(s): {counts}"]
+        lines = [f"the data have {len(self.problems)} problem(s) in {len(self.models)} {self._noun}(s): {counts}"]
         lines += [f"  {problem}" for problem in self.problems[:_MAX_PROBLEMS_SHOWN]]
         if len(self.problems) > _MAX_PROBLEMS_SHOWN:
             lines.append(f"  ... and {len(self.problems) - _MAX_PROBLEMS_SHOWN} more")
@@ -54,13 +59,15 @@ class DataProblems(ValueError):
             lines.append("Add the missing folders, or name the categories that are there in data.categories.")
         if len(self._skips) > _MAX_SKIPS_SHOWN:
             lines.append(
-                f"That is too much to skip by name ({len(self._skips)} models): complete the data, or choose "
+                f"That is too much to skip by name ({len(self._skips)} {self._noun}s): complete the data, or choose "
                 "data.categories and data.split by what is there."
             )
         elif self.models:
-            lines += ["Mend these files, or leave the models out with this line under data:", f"  {self.skip_line}"]
+            lines += [f"Mend these files, or leave the {self._noun}s out with this line under data:"]
+            lines += [f"  {self.skip_line}"]
         return "\n".join(lines)
 
 
 def _skip_line(models: Iterable[str]) -> str:
-    return f"skip_models: [{', '.join(models)}]"
+    quoted = [name if _PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=False) for name in models]
+    return f"skip_models: [{', '.join(quoted)}]"

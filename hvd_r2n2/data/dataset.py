@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hvd_r2n2.config import DataConfig
+from hvd_r2n2.data.augment import RENDERING_FRAMING
 from hvd_r2n2.data.cache import CacheKey, CategoryCache
 from hvd_r2n2.data.cache_build import cache_folder, open_or_build
 from hvd_r2n2.data.camera import IMAGE_SIZE
@@ -25,6 +26,7 @@ from hvd_r2n2.data.layout import (
     parse_model_ref,
     voxel_folder,
 )
+from hvd_r2n2.data.samples import Samples
 from hvd_r2n2.data.splits import R2N2, VALIDATION_FRACTION, Split, read_split_file, split_r2n2
 
 Report = Callable[[str], None]
@@ -36,13 +38,14 @@ class _Location:
     position: int
 
 
-class Dataset:
+class Dataset(Samples):
     """Models with their pictures and grids, in three parts; made by `open_dataset`.
 
-    `refs` names all models, sorted; `train`, `validation` and `test` are positions in it (int64, sorted).
-    `content_digest` is the same on two ranks if and only if both would read the same bytes in the same parts.
-    Reading is thread-safe.
+    `refs` names all models; the target of one is its occupancy.
     """
+
+    noun = "models"
+    framing = RENDERING_FRAMING
 
     def __init__(
         self, split: Split, caches: Mapping[str, CategoryCache], voxel_resolution: int, num_views: int
@@ -51,7 +54,7 @@ class Dataset:
         self.split_name = split.name
         self.voxel_resolution = voxel_resolution
         self.num_views = num_views
-        self.refs = split.models
+        self.refs: tuple[ModelRef, ...] = split.models
         positions = {
             ModelRef(synset, model_id): _Location(cache, position)
             for synset, cache in caches.items()
@@ -64,9 +67,6 @@ class Dataset:
             for part in (split.train, split.validation, split.test)
         )
         self.content_digest = self._digest()
-
-    def __len__(self) -> int:
-        return len(self.refs)
 
     def images(
         self, index: int, views: Sequence[int], out: npt.NDArray[np.uint8] | None = None
@@ -91,23 +91,13 @@ class Dataset:
         location = self._locations[index]
         return location.cache.read_occupancy(location.position)
 
-    def summary(self) -> str:
-        """Return a table of the models of each category and part."""
-        parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        counts = {name: _count_by_synset(self.refs, indices) for name, indices in parts.items()}
-        rows = [
-            (str(CATEGORIES[synset]), [counts[name].get(synset, 0) for name in parts])
-            for synset in sorted({ref.synset for ref in self.refs})
-        ]
-        rows.append(("all", [len(indices) for indices in parts.values()]))
-        lines = [f"{'split ' + self.split_name:<24}{'train':>12}{'validation':>12}{'test':>12}{'models':>12}"]
-        for name, numbers in rows:
-            lines.append(f"{name:<24}" + "".join(f"{number:>12,}" for number in (*numbers, sum(numbers))))
-        return "\n".join(lines)
+    def target(self, index: int) -> npt.NDArray[np.uint8]:
+        """Return the model's `occupancy`."""
+        return self.occupancy(index)
 
-    def _check_index(self, index: int) -> None:
-        if not 0 <= index < len(self.refs):
-            raise IndexError(f"sample {index}: the data set has the samples 0 to {len(self.refs) - 1}")
+    def category(self, index: int) -> str:
+        """Return the synset and the name of a model's category."""
+        return str(CATEGORIES[self.refs[index].synset])
 
     def _digest(self) -> str:
         digest = hashlib.sha256()
@@ -255,11 +245,3 @@ def _missing(
 def _without(split: Split, skipped: set[str]) -> Split:
     parts = (split.train, split.validation, split.test)
     return Split(split.name, *(tuple(ref for ref in part if str(ref) not in skipped) for part in parts))
-
-
-def _count_by_synset(refs: Sequence[ModelRef], indices: npt.NDArray[np.int64]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for index in indices:
-        synset = refs[index].synset
-        counts[synset] = counts.get(synset, 0) + 1
-    return counts

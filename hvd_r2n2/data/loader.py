@@ -1,13 +1,13 @@
 """Batches of a data set, read ahead by background threads in an order that does not depend on them.
 
-Legend: V views, B batch (this rank's share), H×W×C the 137×137 RGBA picture, D voxels a side.
+Legend: V views, B batch (this rank's share), H×W×C the square RGBA picture, F features.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 
 import numpy as np
@@ -15,50 +15,67 @@ import numpy.typing as npt
 import torch
 
 from hvd_r2n2.config import DataConfig
-from hvd_r2n2.data.augment import AugmentationDraws, augment, centre_draws, draw_sample, stack_draws
-from hvd_r2n2.data.camera import IMAGE_SIZE
-from hvd_r2n2.data.dataset import Dataset
+from hvd_r2n2.data.augment import (
+    AugmentationDraws,
+    Framing,
+    augment,
+    augment_labelled,
+    centre_draws,
+    draw_sample,
+    stack_draws,
+)
 from hvd_r2n2.data.decode import CHANNELS
+from hvd_r2n2.data.dropout import draw_masks
 from hvd_r2n2.data.sampler import evaluation_chunks, global_batch, num_views_of_step, rank_slice
+from hvd_r2n2.data.samples import Samples
 
 
 @dataclass(frozen=True)
 class Batch:
     """A rank's samples of one step, on the host.
 
-    `images_VBHWC` and `occupancy_BDDD` are uint8; `samples` are the names `synset/model`, `indices` (int64) their
-    positions in the data set; `draws` says how the views are to be cropped, flipped and coloured; `step` is the
-    training step, or the number of the chunk in evaluation.
+    `images_VBHWC` is uint8; `targets` has the samples' targets along its first axis: uint8 occupancy B×D×D×D, or
+    int64 labels B; `samples` are their names, `indices` (int64) their positions in the data set; `draws` says how the
+    pictures are to be cropped, flipped and coloured; `step` is the training step, or the number of the chunk in
+    evaluation; `masks_BF` are, by name, uint8 ones for the features that dropout keeps (none in evaluation).
     """
 
     images_VBHWC: torch.Tensor
-    occupancy_BDDD: torch.Tensor
+    targets: torch.Tensor
     samples: tuple[str, ...]
     indices: torch.Tensor
     draws: AugmentationDraws
     step: int
+    masks_BF: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def num_images(self) -> int:
+        """The number of pictures: views times samples."""
+        return self.images_VBHWC.shape[0] * self.images_VBHWC.shape[1]
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors (but `indices`) on a device; those that are there already stay."""
         return replace(
             self,
             images_VBHWC=self.images_VBHWC.to(device, non_blocking=True),
-            occupancy_BDDD=self.occupancy_BDDD.to(device, non_blocking=True),
+            targets=self.targets.to(device, non_blocking=True),
             draws=self.draws.to(device),
+            masks_BF={name: mask.to(device, non_blocking=True) for name, mask in self.masks_BF.items()},
         )
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """Return every tensor that `to` moves."""
         draws = (getattr(self.draws, field.name) for field in fields(self.draws))
-        return (self.images_VBHWC, self.occupancy_BDDD, *draws)
+        return (self.images_VBHWC, self.targets, *draws, *self.masks_BF.values())
 
     def pin_memory(self) -> "Batch":
         """Return the batch in page-locked memory, from which a GPU copies in the background."""
         return replace(
             self,
             images_VBHWC=self.images_VBHWC.pin_memory(),
-            occupancy_BDDD=self.occupancy_BDDD.pin_memory(),
+            targets=self.targets.pin_memory(),
             draws=self.draws.pin_memory(),
+            masks_BF={name: mask.pin_memory() for name, mask in self.masks_BF.items()},
         )
 
 
@@ -122,7 +139,7 @@ class BatchStream(Iterator[Batch]):
 
 
 def training_batches(
-    dataset: Dataset,
+    dataset: Samples,
     *,
     indices: npt.NDArray[np.int64],
     batch_size: int,
@@ -134,6 +151,7 @@ def training_batches(
     start_step: int,
     end_step: int,
     config: DataConfig,
+    masks: Mapping[str, int] | None = None,
     pin_for: torch.device | None = None,
 ) -> BatchStream:
     """Read this rank's batches of the steps start_step ... end_step - 1.
@@ -154,6 +172,7 @@ def training_batches(
         start_step: First step.
         end_step: Step after the last.
         config: Augmentation, threads and batches ahead.
+        masks: Names of dropout masks to draw, and the number of features of each.
         pin_for: A CUDA device to hold page-locked memory for.
 
     Raises:
@@ -176,6 +195,7 @@ def training_batches(
                 sample,
                 num_views=num_views,
                 num_renderings=dataset.num_views,
+                framing=dataset.framing,
                 random_crop=config.random_crop,
                 flip_probability=config.flip_probability,
                 background=config.background,
@@ -183,13 +203,16 @@ def training_batches(
             for place, sample in zip(places, samples, strict=True)
         ]
         batch = _read_batch(dataset, step, samples, [draw.views for draw in draws], stack_draws(draws))
+        if masks:
+            epochs = [place.epoch for place in places]
+            batch = replace(batch, masks_BF=draw_masks(seed, epochs, samples, masks))
         return _pinned(batch, pin_for)
 
     return BatchStream(range(start_step, end_step), make, config.loader_threads, config.prefetch_batches)
 
 
 def evaluation_batches(
-    dataset: Dataset,
+    dataset: Samples,
     indices: npt.NDArray[np.int64],
     views: Sequence[int] | int,
     batch_size: int,
@@ -212,7 +235,7 @@ def evaluation_batches(
 
     def make(step: int) -> Batch:
         samples = [int(indices[position]) for position in chunks[step]]
-        draws = centre_draws(len(chosen), len(samples))
+        draws = centre_draws(len(chosen), len(samples), framing=dataset.framing)
         return _pinned(_read_batch(dataset, step, samples, [chosen] * len(samples), draws), pin_for)
 
     return BatchStream(tuple(chunks), make, num_threads, prefetch)
@@ -245,35 +268,49 @@ def move_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch
 def prepare_batch(
     batch: Batch, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Move a batch to the training device and augment it there.
+    """Move a batch of renderings and grids to the training device and augment it there.
 
     Returns:
         Pictures V×B×3×127×127 in [0, 1] of `dtype`, and the occupancy B×D×D×D uint8 (0 or 1), both on `device`.
     """
     batch = batch.to(device)
-    return augment(batch.images_VBHWC, batch.draws, dtype), batch.occupancy_BDDD
+    return augment(batch.images_VBHWC, batch.draws, dtype), batch.targets
+
+
+def prepare_labelled(
+    batch: Batch, framing: Framing, device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """Move a batch of labelled pictures to the training device and augment it there.
+
+    Returns:
+        Pictures B×3×H×W from -128 to 127 of `dtype`, their labels B int64, and by name the dropout masks B×F of
+        `dtype`: 0, or the 2 that keeps the mean as it is where half are 0.
+    """
+    batch = batch.to(device)
+    images_VBCHW = augment_labelled(batch.images_VBHWC, batch.draws, framing, dtype)
+    return images_VBCHW[0], batch.targets, {name: mask.to(dtype) * 2 for name, mask in batch.masks_BF.items()}
 
 
 def _read_batch(
-    dataset: Dataset,
+    dataset: Samples,
     step: int,
     samples: Sequence[int],
     views: Sequence[Sequence[int]],
     draws: AugmentationDraws,
 ) -> Batch:
-    side = dataset.voxel_resolution
-    images_VBHWC = np.zeros((len(views[0]), len(samples), IMAGE_SIZE, IMAGE_SIZE, CHANNELS), dtype=np.uint8)
-    occupancy_BDDD = np.empty((len(samples), side, side, side), dtype=np.uint8)
+    side = dataset.framing.picture_side
+    images_VBHWC = np.zeros((len(views[0]), len(samples), side, side, CHANNELS), dtype=np.uint8)
+    targets = []
     for position, (sample, chosen) in enumerate(zip(samples, views, strict=True)):
         try:
             dataset.images(sample, chosen, out=images_VBHWC[:, position])
-            occupancy_BDDD[position] = dataset.occupancy(sample)
+            targets.append(dataset.target(sample))
         except Exception as error:
             name = dataset.refs[sample] if 0 <= sample < len(dataset.refs) else sample
             raise OSError(f"reading sample {name} for step {step}: {error}") from error
     return Batch(
         torch.from_numpy(images_VBHWC),
-        torch.from_numpy(occupancy_BDDD),
+        torch.from_numpy(np.stack(targets)),
         tuple(str(dataset.refs[sample]) for sample in samples),
         torch.tensor(list(samples), dtype=torch.int64),
         draws,

@@ -16,6 +16,7 @@ class Purpose(IntEnum):
     ORDER = 1
     NUM_VIEWS = 2
     SAMPLE = 3
+    DROPOUT = 4
 
 
 def raw_numbers(purpose: Purpose, seed: int, major: int, minor: int, count: int) -> npt.NDArray[np.uint64]:

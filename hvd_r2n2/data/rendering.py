@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hvd_r2n2.common.extras import require
 from hvd_r2n2.data.camera import IMAGE_SIZE, Camera
-from hvd_r2n2.data.extras import require
 
 # Fixed in the world, as in the published pictures: the key light stands before the object's front, above and to
 # its +z side (directions towards the light, and strengths).

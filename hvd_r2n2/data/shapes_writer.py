@@ -15,8 +15,8 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hvd_r2n2.common.extras import require
 from hvd_r2n2.data.categories import CATEGORIES, find_category
-from hvd_r2n2.data.extras import require
 from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.data.shapes import SHAPES_VERSION
 from hvd_r2n2.data.shapes_worker import PICTURES, VOXELS, ModelJob

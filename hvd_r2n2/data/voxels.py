@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hvd_r2n2.data.extras import require
+from hvd_r2n2.common.extras import require
 
 MAX_RESOLUTION = 512
 _MAX_POINTS_AT_ONCE = 2_000_000

@@ -1,20 +1,34 @@
 """Networks for one device, as lists of stages; losses; weights in and out."""
 
-from hvd_r2n2.models import r2n2 as _r2n2  # registers the five networks  # noqa: F401
-from hvd_r2n2.models.losses import voxel_cross_entropy
+from hvd_r2n2.common.stages import NamedTensor, Stage, run_stages
+from hvd_r2n2.models import alexnet as _alexnet  # registers alexnet  # noqa: F401
+from hvd_r2n2.models import r2n2 as _r2n2  # registers the five networks of 3D-R2N2  # noqa: F401
+from hvd_r2n2.models.losses import (
+    ClassCrossEntropy,
+    VoxelCrossEntropy,
+    class_cross_entropy,
+    class_loss_stage,
+    voxel_cross_entropy,
+    voxel_loss_stage,
+)
 from hvd_r2n2.models.network import (
-    FORMS,
     IMAGE_SIDE,
     NETWORKS,
-    PRESETS,
-    VOXEL_RESOLUTIONS,
-    NetworkOptions,
+    ClassificationNetwork,
+    Network,
     ReconstructionNetwork,
     create_model,
     register_network,
 )
+from hvd_r2n2.models.options import (
+    FORMS,
+    PRESETS,
+    VOXEL_RESOLUTIONS,
+    ClassificationOptions,
+    NetworkOptions,
+    ReconstructionOptions,
+)
 from hvd_r2n2.models.original_weights import load_original_weights, save_original_weights
-from hvd_r2n2.models.stages import NamedTensor, Stage, run_stages
 from hvd_r2n2.models.weights import load_weights, save_weights
 
 __all__ = [
@@ -23,10 +37,18 @@ __all__ = [
     "NETWORKS",
     "PRESETS",
     "VOXEL_RESOLUTIONS",
+    "ClassCrossEntropy",
+    "ClassificationNetwork",
+    "ClassificationOptions",
     "NamedTensor",
+    "Network",
     "NetworkOptions",
     "ReconstructionNetwork",
+    "ReconstructionOptions",
     "Stage",
+    "VoxelCrossEntropy",
+    "class_cross_entropy",
+    "class_loss_stage",
     "create_model",
     "load_original_weights",
     "load_weights",
@@ -35,4 +57,5 @@ __all__ = [
     "save_original_weights",
     "save_weights",
     "voxel_cross_entropy",
+    "voxel_loss_stage",
 ]

@@ -8,88 +8,176 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from hvd_r2n2.models.layers import add_unpooled_, conv_of_unpooled, same_conv3d, unpool
+from hvd_r2n2.common.stages import NamedTensor, Read, Stage
+from hvd_r2n2.models.layers import (
+    Block,
+    GridStage,
+    SameConv3d,
+    add_unpooled_,
+    conv_of_unpooled,
+    reach,
+    unpool,
+)
+from hvd_r2n2.models.options import ReconstructionOptions
 
 
-class StandardUnpoolBlock(nn.Module):
-    """Unpool, convolution, leaky ReLU; the side doubles."""
+class Conv(GridStage):
+    """Convolution; the side stays."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, slope: float, fast: bool) -> None:
+    def __init__(self, conv: SameConv3d) -> None:
         super().__init__()
-        self.conv = same_conv3d(in_channels, out_channels, 3)
-        self.slope = slope
-        self.fast = fast
+        self.conv = conv
 
     def forward(self, inputs_BCDHW: Tensor) -> Tensor:
-        """Give the block's output BCDHW."""
-        outputs = conv_of_unpooled(inputs_BCDHW, self.conv, fast=self.fast)
-        return F.leaky_relu(outputs, self.slope, inplace=self.fast)
+        """Give the convolution BCDHW."""
+        outputs: Tensor = self.conv(inputs_BCDHW, slab=self.slab)
+        return outputs
 
 
-class StandardRefineBlock(nn.Module):
+class ActivatedConv(GridStage):
     """Convolution, leaky ReLU; the side stays."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, slope: float, fast: bool) -> None:
+    def __init__(self, conv: SameConv3d, options: ReconstructionOptions) -> None:
         super().__init__()
-        self.conv = same_conv3d(in_channels, out_channels, 3)
-        self.slope = slope
-        self.fast = fast
+        self.conv = conv
+        self.slope, self.fast = options.leaky_slope, options.fast
 
     def forward(self, inputs_BCDHW: Tensor) -> Tensor:
-        """Give the block's output BCDHW."""
-        return F.leaky_relu(self.conv(inputs_BCDHW), self.slope, inplace=self.fast)
+        """Give the activated convolution BCDHW."""
+        return F.leaky_relu(self.conv(inputs_BCDHW, slab=self.slab), self.slope, inplace=self.fast)
 
 
-class ResidualUnpoolBlock(nn.Module):
-    """Unpool, two activated convolutions, plus the raw unpooled grid or its 1×1×1 convolution; the side doubles."""
+class ActivatedUnpoolConv(GridStage):
+    """Unpool, convolution, leaky ReLU; the side doubles."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, skip: Literal["identity", "conv"], slope: float, fast: bool
-    ) -> None:
+    def __init__(self, conv: SameConv3d, options: ReconstructionOptions) -> None:
         super().__init__()
-        self.conv_a = same_conv3d(in_channels, out_channels, 3)
-        self.conv_b = same_conv3d(out_channels, out_channels, 3)
-        self.conv_c = same_conv3d(in_channels, out_channels, 1) if skip == "conv" else None
-        self.slope = slope
-        self.fast = fast
+        self.conv = conv
+        self.slope, self.fast = options.leaky_slope, options.fast
 
     def forward(self, inputs_BCDHW: Tensor) -> Tensor:
-        """Give the block's output BCDHW."""
-        if not self.fast:
-            return self._plain(inputs_BCDHW)
-        activated = F.leaky_relu(conv_of_unpooled(inputs_BCDHW, self.conv_a, fast=True), self.slope, inplace=True)
+        """Give the activated convolution BCDHW."""
+        outputs = conv_of_unpooled(inputs_BCDHW, self.conv, fast=self.fast, slab=self.slab)
+        activated = F.leaky_relu(outputs, self.slope, inplace=self.fast)
+        return activated[:, :, :-1] if self.slab else activated
+
+
+class UnpooledSum(GridStage):
+    """Second half of a residual unpool block: activated convolution plus the raw unpooled grid or its 1×1×1 one."""
+
+    def __init__(self, conv: SameConv3d, skip_conv: SameConv3d | None, options: ReconstructionOptions) -> None:
+        super().__init__()
+        self.conv, self.skip_conv = conv, skip_conv
+        self.slope, self.fast = options.leaky_slope, options.fast
+
+    def forward(self, activated_BCDHW: Tensor, inputs_BCDHW: Tensor) -> Tensor:
+        """Give the block's output BCDHW from its first half's and, of half the side, the block's input."""
         # Not in place: add_unpooled_ overwrites the result, which an in-place leaky ReLU keeps for backward.
-        outputs = F.leaky_relu(self.conv_b(activated), self.slope)
-        if self.conv_c is None:
+        outputs = F.leaky_relu(self.conv(activated_BCDHW, slab=self.slab), self.slope)
+        if not self.fast:
+            unpooled = unpool(inputs_BCDHW)
+            return outputs + (unpooled if self.skip_conv is None else self.skip_conv(unpooled))
+        if self.skip_conv is None:
             return add_unpooled_(outputs, inputs_BCDHW)
         # The 1×1×1 convolution of zeros is the bias: only the even cells need the product.
-        assert self.conv_c.bias is not None
-        outputs = outputs + self.conv_c.bias.to(outputs.dtype)[:, None, None, None]
-        return add_unpooled_(outputs, F.conv3d(inputs_BCDHW, self.conv_c.weight))
-
-    def _plain(self, inputs_BCDHW: Tensor) -> Tensor:
-        unpooled = unpool(inputs_BCDHW)
-        activated = F.leaky_relu(self.conv_a(unpooled), self.slope)
-        branch = F.leaky_relu(self.conv_b(activated), self.slope)
-        return branch + (unpooled if self.conv_c is None else self.conv_c(unpooled))
+        assert self.skip_conv.bias is not None
+        outputs = outputs + self.skip_conv.bias.to(outputs.dtype)[:, None, None, None]
+        products = F.conv3d(inputs_BCDHW, self.skip_conv.weight, groups=self.skip_conv.groups)
+        return add_unpooled_(outputs, products)
 
 
-class ResidualRefineBlock(nn.Module):
-    """Activated convolution a; then convolution c of it plus activated convolution b of it; the side stays."""
+class RefinedSum(GridStage):
+    """Second half of a residual refining block: a convolution plus another, activated one of the same input."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, slope: float, fast: bool) -> None:
+    def __init__(self, conv: SameConv3d, skip_conv: SameConv3d, options: ReconstructionOptions) -> None:
         super().__init__()
-        self.conv_a = same_conv3d(in_channels, out_channels, 3)
-        self.conv_b = same_conv3d(out_channels, out_channels, 3)
-        self.conv_c = same_conv3d(out_channels, out_channels, 3)
-        self.slope = slope
-        self.fast = fast
+        self.conv, self.skip_conv = conv, skip_conv
+        self.slope, self.fast = options.leaky_slope, options.fast
 
-    def forward(self, inputs_BCDHW: Tensor) -> Tensor:
+    def forward(self, activated_BCDHW: Tensor) -> Tensor:
         """Give the block's output BCDHW."""
-        activated = F.leaky_relu(self.conv_a(inputs_BCDHW), self.slope, inplace=self.fast)
-        outputs: Tensor = self.conv_c(activated)
-        return outputs + F.leaky_relu(self.conv_b(activated), self.slope, inplace=self.fast)
+        outputs: Tensor = self.skip_conv(activated_BCDHW, slab=self.slab)
+        branch = self.conv(activated_BCDHW, slab=self.slab)
+        return outputs + F.leaky_relu(branch, self.slope, inplace=self.fast)
+
+
+class StandardUnpoolBlock(Block):
+    """Unpool, convolution, leaky ReLU; one stage."""
+
+    def __init__(self, name: str, in_channels: int, channels: int, options: ReconstructionOptions) -> None:
+        super().__init__(name, options)
+        self.conv = SameConv3d(in_channels, channels, 3, options.groups(name, in_channels, channels))
+
+    def stages(self, inputs: NamedTensor) -> tuple[Stage, ...]:
+        """Give the block."""
+        module, outputs = ActivatedUnpoolConv(self.conv, self.options), NamedTensor(self.tensor, "BCDHW")
+        return (Stage(self.name, module, (Read(inputs, reach(self.conv), (0, 1)),), (outputs,)),)
+
+
+class StandardRefineBlock(Block):
+    """Convolution, leaky ReLU; one stage."""
+
+    def __init__(self, name: str, in_channels: int, channels: int, options: ReconstructionOptions) -> None:
+        super().__init__(name, options)
+        self.conv = SameConv3d(in_channels, channels, 3, options.groups(name, in_channels, channels))
+
+    def stages(self, inputs: NamedTensor) -> tuple[Stage, ...]:
+        """Give the block."""
+        module, outputs = ActivatedConv(self.conv, self.options), NamedTensor(self.tensor, "BCDHW")
+        return (Stage(self.name, module, (Read(inputs, reach(self.conv), (1, 1)),), (outputs,)),)
+
+
+class ResidualUnpoolBlock(Block):
+    """Unpool, two activated convolutions, plus the raw unpooled grid or its 1×1×1 convolution; two stages."""
+
+    def __init__(
+        self,
+        name: str,
+        in_channels: int,
+        channels: int,
+        *,
+        skip: Literal["identity", "conv"],
+        options: ReconstructionOptions,
+    ) -> None:
+        super().__init__(name, options)
+        groups_a = options.groups(f"{name}.a", in_channels, channels)
+        groups_b = options.groups(f"{name}.b", in_channels, channels)
+        self.conv_a = SameConv3d(in_channels, channels, 3, groups_a)
+        self.conv_b = SameConv3d(channels, channels, 3, groups_b)
+        self.conv_c = SameConv3d(in_channels, channels, 1, groups_b) if skip == "conv" else None
+
+    def stages(self, inputs: NamedTensor) -> tuple[Stage, ...]:
+        """Give the two halves."""
+        activated, outputs = NamedTensor(f"{self.tensor}.a", "BCDHW"), NamedTensor(self.tensor, "BCDHW")
+        first = ActivatedUnpoolConv(self.conv_a, self.options)
+        second = UnpooledSum(self.conv_b, self.conv_c, self.options)
+        skip_read = Read(inputs, "own" if self.conv_c is None else reach(self.conv_c))
+        return (
+            Stage(f"{self.name}.a", first, (Read(inputs, reach(self.conv_a), (0, 1)),), (activated,)),
+            Stage(f"{self.name}.b", second, (Read(activated, reach(self.conv_b), (1, 1)), skip_read), (outputs,)),
+        )
+
+
+class ResidualRefineBlock(Block):
+    """Activated convolution a; then convolution c of it plus activated convolution b of it; two stages."""
+
+    def __init__(self, name: str, in_channels: int, channels: int, options: ReconstructionOptions) -> None:
+        super().__init__(name, options)
+        groups_a = options.groups(f"{name}.a", in_channels, channels)
+        groups_b = options.groups(f"{name}.b", channels)
+        self.conv_a = SameConv3d(in_channels, channels, 3, groups_a)
+        self.conv_b = SameConv3d(channels, channels, 3, groups_b)
+        self.conv_c = SameConv3d(channels, channels, 3, groups_b)
+
+    def stages(self, inputs: NamedTensor) -> tuple[Stage, ...]:
+        """Give the two halves."""
+        activated, outputs = NamedTensor(f"{self.tensor}.a", "BCDHW"), NamedTensor(self.tensor, "BCDHW")
+        first = ActivatedConv(self.conv_a, self.options)
+        second = RefinedSum(self.conv_b, self.conv_c, self.options)
+        return (
+            Stage(f"{self.name}.a", first, (Read(inputs, reach(self.conv_a), (1, 1)),), (activated,)),
+            Stage(f"{self.name}.b", second, (Read(activated, reach(self.conv_b), (1, 1)),), (outputs,)),
+        )

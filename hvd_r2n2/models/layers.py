@@ -1,44 +1,130 @@
-"""Pieces that encoder and decoder share, each in the fast form and as the paper reads.
+"""Pieces that the parts of networks share, each in the fast form and as the paper reads.
 
-Shapes: V views, B batch, C channels, H W rows and columns, D H W the x, y, z of a grid.
+Shapes: V views, B batch, C channels, H W rows and columns, D H W the x, y, z of a grid,
+F features.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hvd_r2n2.common.stages import NamedTensor, Stage
+from hvd_r2n2.common.wide_linear import wide_linear
+from hvd_r2n2.models.options import ReconstructionOptions
 
-def same_conv2d(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
+
+def same_conv2d(in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> nn.Conv2d:
     """Make a convolution of images whose output has the input's sides."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
 
 
-def same_conv3d(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv3d:
-    """Make a convolution of grids whose output has the input's sides."""
-    return nn.Conv3d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+class SameConv3d(nn.Conv3d):
+    """Convolve a grid; the output has the input's sides."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
+
+    def forward(self, inputs_BCDHW: Tensor, *, slab: bool = False) -> Tensor:
+        """Give the convolution; of a slab (see `GridStage`), without the planes that came in addition."""
+        return self.with_weight(inputs_BCDHW, self.weight, self.bias, slab=slab)
+
+    @property
+    def halo(self) -> tuple[int, int]:
+        """Give how many planes before and after its own a slab of the output needs of the input."""
+        return self.kernel_size[0] // 2, self.kernel_size[0] // 2
+
+    def with_weight(self, inputs_BCDHW: Tensor, weight: Tensor, bias: Tensor | None, *, slab: bool) -> Tensor:
+        """Convolve so with another weight and bias."""
+        side = self.kernel_size[0] // 2
+        padding = (0 if slab else side, side, side)
+        return F.conv3d(inputs_BCDHW, weight, bias, padding=padding, groups=self.groups)
 
 
-class GateConv3d(nn.Conv3d):
+class GateConv3d(SameConv3d):
     """Convolve the hidden state for several gates at once.
 
-    Output channels (and so the first axis of weight and bias) are indexed (gate, channel). The number of
-    gates is known here because the initial weights of a gate depend on the fans of that gate alone.
+    Output channels (and so the first axis of weight and bias) are indexed (gate, channel), also where each half of
+    the channels reads its own half only.
     """
 
-    def __init__(self, channels: int, num_gates: int, kernel_size: int) -> None:
-        super().__init__(channels, num_gates * channels, kernel_size, padding=kernel_size // 2)
-        self.num_gates = num_gates
+    def __init__(self, channels: int, num_gates: int, kernel_size: int, groups: int = 1) -> None:
+        super().__init__(channels, num_gates * channels, kernel_size, groups)
+        self.row_axes = {"G": num_gates, "C": channels}
 
-    def of_gate(self, hidden_BCDHW: Tensor, gate: int) -> Tensor:
-        """Convolve for one gate alone (the plain form)."""
+    def forward(self, hidden_BCDHW: Tensor, *, slab: bool = False) -> Tensor:
+        """Give all gates, their channels one after the other."""
+        if self.groups == 1:
+            return super().forward(hidden_BCDHW, slab=slab)
+        gates = [self.of_gate(hidden_BCDHW, gate, slab=slab) for gate in range(self.row_axes["G"])]
+        return torch.cat(gates, dim=1)
+
+    def of_gate(self, hidden_BCDHW: Tensor, gate: int, *, slab: bool = False) -> Tensor:
+        """Convolve for one gate alone."""
         assert self.bias is not None
-        weight, bias = self.weight.chunk(self.num_gates)[gate], self.bias.chunk(self.num_gates)[gate]
-        return F.conv3d(hidden_BCDHW, weight, bias, padding=self.padding)
+        num_gates = self.row_axes["G"]
+        weight, bias = self.weight.chunk(num_gates)[gate], self.bias.chunk(num_gates)[gate]
+        return self.with_weight(hidden_BCDHW, weight, bias, slab=slab)
+
+
+class GroupedLinear(nn.Linear):
+    """Linear layer, in which each half of the outputs may read its own half of the features only."""
+
+    def __init__(self, in_features: int, out_features: int, groups: int, *, bias: bool = True) -> None:
+        super().__init__(in_features // groups, out_features, bias)
+        self.groups = groups
+
+    def forward(self, inputs_F: Tensor) -> Tensor:
+        """Give the outputs, features last as in the inputs."""
+        if self.groups == 1:
+            return wide_linear(inputs_F, self.weight, self.bias)
+        parts = zip(inputs_F.chunk(self.groups, -1), self.weight.chunk(self.groups), strict=True)
+        outputs_F = torch.cat([F.linear(part, weight) for part, weight in parts], dim=-1)
+        return outputs_F if self.bias is None else outputs_F + self.bias
+
+
+class HasGroups(Protocol):
+    """A layer whose channels may fall into groups."""
+
+    groups: int
+
+
+def reach(layer: HasGroups) -> Literal["all", "group"]:
+    """Say for a `Read` whether a layer's outputs read all channels or those of their own group."""
+    return "all" if layer.groups == 1 else "group"
+
+
+class Block(nn.Module, ABC):
+    """Layers of a network, named as their weights in the state dict, that give a few stages in a row."""
+
+    def __init__(self, name: str, options: ReconstructionOptions) -> None:
+        super().__init__()
+        self.name = name
+        self.options = options
+
+    @property
+    def tensor(self) -> str:
+        """Name what the block gives after the last part of its own name."""
+        return self.name.rpartition(".")[2]
+
+    @abstractmethod
+    def stages(self, inputs: NamedTensor) -> tuple[Stage, ...]:
+        """Give the stages, from what the block reads to what it gives."""
+
+
+class GridStage(nn.Module):
+    """A stage's module on grids, which can be given a slab of the grid: some consecutive planes.
+
+    With ``slab`` set, an input that the stage reads with planes before and after its own comes with them (zeros beyond
+    the grid), and the output has the slab's own planes.
+    """
+
+    slab: bool = False
 
 
 def channels_last(inputs: Tensor) -> Tensor:
@@ -51,13 +137,13 @@ def channels_last(inputs: Tensor) -> Tensor:
     return inputs.contiguous(memory_format=torch.channels_last if inputs.ndim == 4 else torch.channels_last_3d)
 
 
-def for_each_view(function: Callable[[Tensor], Tensor], inputs_VB: Tensor, *, fast: bool) -> Tensor:
-    """Apply a function of a batch to every view: as one batch of V·B samples, or (plain) one view at a time."""
+def for_each_view(function: Callable[..., Tensor], *inputs_VB: Tensor, fast: bool) -> Tensor:
+    """Apply a function of batches to every view: as one batch of V·B samples, or (plain) one view at a time."""
     if fast:
-        inputs = inputs_VB.flatten(0, 1)
-        outputs = function(channels_last(inputs) if inputs.ndim == 4 else inputs)
-        return outputs.view(*inputs_VB.shape[:2], *outputs.shape[1:])
-    return torch.stack([function(inputs_B) for inputs_B in inputs_VB])
+        flat = [inputs.flatten(0, 1) for inputs in inputs_VB]
+        outputs = function(*(channels_last(inputs) if inputs.ndim == 4 else inputs for inputs in flat))
+        return outputs.view(*inputs_VB[0].shape[:2], *outputs.shape[1:])
+    return torch.stack([function(*inputs_B) for inputs_B in zip(*inputs_VB, strict=True)])
 
 
 def max_pool(inputs_BCHW: Tensor) -> Tensor:
@@ -73,20 +159,30 @@ def unpool(inputs_BCDHW: Tensor) -> Tensor:
     return outputs
 
 
-def conv_of_unpooled(inputs_BCDHW: Tensor, conv: nn.Conv3d, *, fast: bool) -> Tensor:
-    """Apply a "same" convolution of odd kernel to the unpooled input.
+def conv_of_unpooled(inputs_BCDHW: Tensor, conv: SameConv3d, *, fast: bool, slab: bool = False) -> Tensor:
+    """Apply a "same" convolution of kernel 3 or 1 to the unpooled input.
 
     The fast form never makes the unpooled grid, seven eighths of which are zeros: it is the transposed
     convolution of stride 2 with the kernel flipped and its in and out channels swapped. Every output cell
     sums the same products in both.
+
+    Of a slab (one plane after its own comes in addition), the last plane of the output is not right: it would need
+    the plane after that. The caller drops it.
     """
     if not fast:
-        unpooled: Tensor = conv(unpool(inputs_BCDHW))
-        return unpooled
-    weight = conv.weight.flip(2, 3, 4).transpose(0, 1)
-    padding = (conv.kernel_size[0] // 2, conv.kernel_size[1] // 2, conv.kernel_size[2] // 2)
+        unpooled_BCDHW = unpool(inputs_BCDHW)
+        outputs: Tensor = conv(unpooled_BCDHW[:, :, :-1] if slab else unpooled_BCDHW)
+        return outputs
+    # A group's (out, in, kernel) becomes (in, out, kernel).
+    weight = torch.cat([rows.transpose(0, 1) for rows in conv.weight.flip(2, 3, 4).chunk(conv.groups)])
     return F.conv_transpose3d(
-        channels_last(inputs_BCDHW), weight, conv.bias, stride=2, padding=padding, output_padding=1
+        channels_last(inputs_BCDHW),
+        weight,
+        conv.bias,
+        stride=2,
+        padding=conv.kernel_size[0] // 2,
+        output_padding=(0 if slab else 1, 1, 1),
+        groups=conv.groups,
     )
 
 

@@ -1,86 +1,34 @@
-"""What every network of this room is, and the registries by name of networks and presets.
+"""What every network of this room is, and the registry of networks by name.
 
 Shapes: V views, B batch, C H W an image's channels, rows, columns; 2 logits (empty, occupied) and D D D the
-x, y, z of the grid.
+x, y, z of the grid; F features, of which the last are a logit a class.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from hvd_r2n2.models.initialisation import StandardDeviation, initialise, msra_std, released_code_std
-from hvd_r2n2.models.stages import Stage, run_stages
+from hvd_r2n2.common.stages import Read, Stage, run_stages
+from hvd_r2n2.models.initialisation import InitialValues, initialise
+from hvd_r2n2.models.options import PRESETS, ClassificationOptions, NetworkOptions, ReconstructionOptions, check_known
 
-IMAGE_SIDE = 127
+IMAGE_SIDE = 127  # for reconstruction
 IMAGE_CHANNELS = 3
-VOXEL_RESOLUTIONS = (32, 64, 128)
-FORMS = ("fast", "plain")
+
+Options = TypeVar("Options", bound=NetworkOptions)
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Hold what the paper and its released code do differently in a network."""
-
-    leaky_slope: float
-    weight_std: StandardDeviation
-
-
-PRESETS: dict[str, Preset] = {
-    "released-code": Preset(leaky_slope=0.01, weight_std=released_code_std),
-    "paper": Preset(leaky_slope=0.1, weight_std=msra_std),
-}
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """Hold everything that makes a network but its name and its weights; checked when made.
-
-    width: multiplies every hidden channel count, never the 3 input or 2 output channels.
-    voxel_resolution: side of the output grid: 32, 64 or 128.
-    form: ``fast``, or ``plain``: the same function written as the paper reads, for reference.
-    """
-
-    preset: str = "released-code"
-    width: float = 1.0
-    voxel_resolution: int = 32
-    form: str = "fast"
-
-    def __post_init__(self) -> None:
-        check_known("preset", self.preset, PRESETS)
-        check_known("form", self.form, FORMS)
-        if not (math.isfinite(self.width) and 0 < self.width <= 16):
-            raise ValueError(f"width {self.width} is not a factor for channel counts (use more than 0, at most 16)")
-        if self.voxel_resolution not in VOXEL_RESOLUTIONS:
-            raise ValueError(f"voxel_resolution {self.voxel_resolution} is not offered (use 32, 64 or 128)")
-
-    @property
-    def leaky_slope(self) -> float:
-        """Give the slope of the leaky ReLUs for negative values."""
-        return PRESETS[self.preset].leaky_slope
-
-    @property
-    def fast(self) -> bool:
-        """Say whether the fast form is built."""
-        return self.form == "fast"
-
-    def scaled(self, num_channels: int) -> int:
-        """Give a hidden channel count at this width: rounded, at least 2."""
-        return max(2, round(num_channels * self.width))
-
-
-class ReconstructionNetwork(nn.Module, ABC):
-    """A one-device network from images of an object, any number of them, to its occupancy grid.
+class Network(nn.Module, ABC):
+    """A one-device network from images to logits.
 
     A subclass builds its modules in ``__init__(name, options)`` and shows them by `stages`; nothing else of
-    a network is known outside this room. The state dict is the same for both forms.
+    a network is known outside this room.
     """
 
     def __init__(self, name: str, options: NetworkOptions) -> None:
@@ -90,7 +38,40 @@ class ReconstructionNetwork(nn.Module, ABC):
 
     @abstractmethod
     def stages(self) -> tuple[Stage, ...]:
-        """Give the stages in order: the first takes ``images`` (VBCHW), the last gives ``logits`` (BCDHW)."""
+        """Give the stages in order: the first reads ``images``, the last gives ``logits``."""
+
+    @abstractmethod
+    def initial_values(self, layer: str, fan_in: int, fan_out: int) -> InitialValues:
+        """Say what a layer, called as in the state dict, starts with."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Give the logits of images.
+
+        Raises:
+            ValueError: the images have another shape or type than the network takes.
+        """
+
+    def check_type(self, images: Tensor) -> None:
+        """Raise a ValueError that says what would be right unless the images are numbers as the network takes them."""
+        if not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype} but floats in [0, 1] are needed (divide bytes by 255)")
+        dtype = next(self.parameters()).dtype
+        if images.dtype != dtype and not torch.is_autocast_enabled(images.device.type):
+            raise ValueError(f"images are {images.dtype} but the network is {dtype}: convert one of them")
+
+
+class ReconstructionNetwork(Network):
+    """A network from images of an object, any number of them, to its occupancy grid.
+
+    The state dict is the same for both forms. Stages take ``images`` as VBCHW and give ``logits`` as BCDHW.
+    """
+
+    options: ReconstructionOptions
+
+    def initial_values(self, layer: str, fan_in: int, fan_out: int) -> InitialValues:
+        """Give the preset's deviation and a bias of 0.1."""
+        return InitialValues(PRESETS[self.options.preset].weight_std(fan_in, fan_out), 0.1)
 
     def forward(self, images_VBCHW: Tensor) -> Tensor:
         """Give the logits B×2×D×D×D (channel 0 empty, 1 occupied) of images V×B×3×127×127 in [0, 1], RGB.
@@ -99,7 +80,7 @@ class ReconstructionNetwork(nn.Module, ABC):
             ValueError: the images have another shape or type.
         """
         self.check_images(images_VBCHW)
-        return run_stages(self.stages(), {"images": images_VBCHW})["logits"]
+        return run_stages(self.stages(), {"images": images_VBCHW}, {"logits"})["logits"]
 
     def check_images(self, images_VBCHW: Tensor) -> None:
         """Raise a ValueError that says what would be right unless the images fit the network."""
@@ -114,30 +95,74 @@ class ReconstructionNetwork(nn.Module, ABC):
             raise ValueError(f"images of shape {shape} have {shape[2]} channels but {needed} is needed (RGB, no alpha)")
         if shape[3:] != (IMAGE_SIDE, IMAGE_SIDE):
             raise ValueError(f"images are {shape[3]}×{shape[4]} pixels but {needed} is needed (crop them)")
-        if not images_VBCHW.is_floating_point():
-            raise ValueError(f"images are {images_VBCHW.dtype} but floats in [0, 1] are needed (divide bytes by 255)")
-        dtype = next(self.parameters()).dtype
-        if images_VBCHW.dtype != dtype and not torch.is_autocast_enabled(images_VBCHW.device.type):
-            raise ValueError(f"images are {images_VBCHW.dtype} but the network is {dtype}: convert one of them")
+        self.check_type(images_VBCHW)
 
 
-class NetworkBuilder(Protocol):
-    """Make the modules of a network, their weights not yet drawn."""
+class ClassificationNetwork(Network):
+    """A network from an image to a logit a class.
 
-    def __call__(self, name: str, options: NetworkOptions) -> ReconstructionNetwork:
-        """Give a network of this name with these options."""
-        ...
+    Stages take ``images`` as BCHW and, in training, dropout masks as BF (0 or 2, see `NetworkOptions.dropout_masks`);
+    they give ``logits`` as BF.
+    """
+
+    options: ClassificationOptions
+    image_side: int
+
+    def forward(self, images_BCHW: Tensor, masks_BF: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Give the logits B×num_classes of images B×3×H×W in [0, 1], RGB, H = W = `image_side`.
+
+        Where a dropout mask is not given, nothing is dropped.
+
+        Raises:
+            ValueError: the images have another shape or type.
+        """
+        self.check_images(images_BCHW)
+        tensors = {"images": images_BCHW, **(masks_BF or {})}
+        absent = self.options.dropout_masks.keys() - tensors.keys()
+        stages = [
+            replace(stage, inputs=tuple(read for read in stage.inputs if read.tensor.name not in absent))
+            for stage in self.stages()
+        ]
+        return run_stages(stages, tensors, {"logits"})["logits"]
+
+    def check_images(self, images_BCHW: Tensor) -> None:
+        """Raise a ValueError that says what would be right unless the images fit the network."""
+        shape, needed = tuple(images_BCHW.shape), f"B×{IMAGE_CHANNELS}×{self.image_side}×{self.image_side}"
+        if len(shape) != 4 or shape[0] == 0 or shape[1:] != (IMAGE_CHANNELS, self.image_side, self.image_side):
+            raise ValueError(f"images of shape {shape} but {needed} with at least one sample is needed")
+        self.check_type(images_BCHW)
 
 
-NETWORKS: dict[str, NetworkBuilder] = {}
+@dataclass(frozen=True)
+class Registered(Generic[Options]):
+    """How to make a network: its kind of options, and what builds its modules, their weights not yet drawn."""
+
+    options: type[Options]
+    build: Callable[[str, Options], Network]
+
+    def make(self, name: str, settings: Mapping[str, object]) -> Network:
+        """Build the network on the meta device; a ValueError names settings that it does not have."""
+        known = [field.name for field in fields(self.options)]
+        for key, value in settings.items():
+            if key not in known:
+                raise ValueError(f"{key} {value!r} means nothing for {name} (its settings: {', '.join(known)})")
+        options = self.options(**settings)  # type: ignore[arg-type]
+        # No time and no random number goes into weights that are drawn later anyway.
+        with torch.device("meta"):
+            return self.build(name, options)
 
 
-def register_network(name: str) -> Callable[[NetworkBuilder], NetworkBuilder]:
+NETWORKS: dict[str, Registered[Any]] = {}
+
+
+def register_network(
+    name: str, options: type[Options]
+) -> Callable[[Callable[[str, Options], Network]], Callable[[str, Options], Network]]:
     """Decorate the builder of a network that `create_model` shall know by this name."""
 
-    def register(builder: NetworkBuilder) -> NetworkBuilder:
+    def register(builder: Callable[[str, Options], Network]) -> Callable[[str, Options], Network]:
         assert name not in NETWORKS, f"two networks are called {name}"
-        NETWORKS[name] = builder
+        NETWORKS[name] = Registered(options, builder)
         return builder
 
     return register
@@ -146,36 +171,48 @@ def register_network(name: str) -> Callable[[NetworkBuilder], NetworkBuilder]:
 def create_model(
     name: str,
     *,
-    preset: str = "released-code",
     width: float = 1.0,
-    voxel_resolution: int = 32,
-    form: str = "fast",
+    cross: Sequence[str] | Literal["default"] | None = "default",
+    preset: str | None = None,
+    voxel_resolution: int | None = None,
+    form: str | None = None,
+    num_classes: int | None = None,
     seed: int = 0,
-) -> ReconstructionNetwork:
+) -> Network:
     """Make a network on the CPU in float32, its weights drawn from the seed alone.
 
-    The global random numbers are neither used nor moved. See `NetworkOptions` for the settings.
+    The global random numbers are neither used nor moved. See the networks' options for the settings and their
+    defaults; those that not every network has are given as None or not at all where they mean nothing.
 
     Raises:
-        ValueError: an unknown name, preset or form (the nearest known one is named), or a setting out of range.
+        ValueError: an unknown name, preset, form or stage (the nearest known one is named), a setting out of range,
+            or one that the network does not have.
     """
     check_known("network", name, NETWORKS)
-    options = NetworkOptions(preset=preset, width=width, voxel_resolution=voxel_resolution, form=form)
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed {seed} is out of range (use 0 to 2**63 - 1)")
-    # On the meta device no time and no random number goes into weights that are drawn below anyway.
-    with torch.device("meta"):
-        network = NETWORKS[name](name, options)
+    optional = {"preset": preset, "voxel_resolution": voxel_resolution, "form": form, "num_classes": num_classes}
+    settings: dict[str, object] = {key: value for key, value in optional.items() if value is not None}
+    if isinstance(cross, str) and cross != "default":
+        raise ValueError(f"cross {cross!r} is one word but a list of stages is needed: cross = [{cross}]")
+    if cross != "default":
+        settings["cross"] = None if cross is None else tuple(cross)
+    network = NETWORKS[name].make(name, {"width": width} | settings)
+    check_crossing(network.stages(), network.options.cross)
     network = network.to_empty(device="cpu").to(torch.float32)
-    initialise(network, PRESETS[preset].weight_std, seed)
+    initialise(network, network.initial_values, seed)
     return network
 
 
-def check_known(kind: str, name: str, known: Iterable[str]) -> None:
-    """Raise a ValueError that names the nearest known one unless the name is known."""
-    names = list(known)
-    if name in names:
-        return
-    nearest = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise ValueError(f"unknown {kind} {name!r}: {hint}(known: {', '.join(names)})")
+def check_crossing(stages: Sequence[Stage], cross: Sequence[str] | None) -> None:
+    """Raise a ValueError that names the nearest known one unless all these stages could read one tower only."""
+    made = {tensor.name for stage in stages for tensor in stage.outputs}
+
+    def could_be_halved(read: Read) -> bool:
+        return read.tensor.name in made and read.channels != "own"
+
+    known = [stage.name for stage in stages if any(map(could_be_halved, stage.inputs))]
+    for name in cross or ():
+        if name not in known and name in [stage.name for stage in stages]:
+            raise ValueError(f"cross names {name}, which reads the whole image in any case: leave it out")
+        check_known("stage in cross", name, known)

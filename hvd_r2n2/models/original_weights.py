@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hvd_r2n2.models.files import replacing
-from hvd_r2n2.models.network import ReconstructionNetwork
+from hvd_r2n2.common.files import replacing
+from hvd_r2n2.models.network import Network
+from hvd_r2n2.models.options import NetworkOptions, ReconstructionOptions
 from hvd_r2n2.models.pickled_arrays import PickledArray, read_pickled_arrays
 from hvd_r2n2.models.recurrent import HIDDEN_SIDE
 
@@ -62,7 +63,7 @@ def _original_arrays() -> Iterator[OriginalArray]:
 ORIGINAL_ARRAYS: tuple[OriginalArray, ...] = tuple(_original_arrays())
 
 
-def load_original_weights(model: ReconstructionNetwork, path: str | Path) -> None:
+def load_original_weights(model: Network, path: str | Path) -> None:
     """Load the 63 arrays of a released ``weights.npy``; all of them, or none where any is wrong.
 
     Nothing in the file is run: see `pickled_arrays`.
@@ -88,7 +89,7 @@ def load_original_weights(model: ReconstructionNetwork, path: str | Path) -> Non
         target.copy_(tensor)
 
 
-def save_original_weights(model: ReconstructionNetwork, path: str | Path) -> None:
+def save_original_weights(model: Network, path: str | Path) -> None:
     """Write the weights as the released code does: 63 float32 arrays (NumPy from 1.26 on reads the file).
 
     Raises:
@@ -104,19 +105,16 @@ def save_original_weights(model: ReconstructionNetwork, path: str | Path) -> Non
         np.save(file, arrays, allow_pickle=True)
 
 
-def _check_model(model: ReconstructionNetwork, path: str | Path) -> None:
-    options = model.options
-    found = f"{model.name}, preset {options.preset}, width {options.width:g}, {options.voxel_resolution}³"
-    if (model.name, options.preset, options.width, options.voxel_resolution) != (
-        ORIGINAL_NETWORK,
-        "released-code",
-        1.0,
-        32,
-    ):
+def _check_model(model: Network, path: str | Path) -> None:
+    needed, found = _words(ORIGINAL_NETWORK, ReconstructionOptions()), _words(model.name, model.options)
+    if found != needed:
         raise ValueError(
-            f"{path}: weights in the released code's format are for {ORIGINAL_NETWORK}, preset released-code, "
-            f"width 1, 32³; this network is {found}"
+            f"{path}: weights in the released code's format are for {needed}; this network is {found}"
         )
+
+
+def _words(name: str, options: NetworkOptions) -> str:
+    return ", ".join([name, *(f"{key} {value}" for key, value in options.identity().items())])
 
 
 def _rows(parameter: Tensor, original: OriginalArray) -> Tensor:

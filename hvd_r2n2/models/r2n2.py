@@ -10,12 +10,20 @@ from typing import Literal
 
 from torch import nn
 
-from hvd_r2n2.models.decoder import ResidualRefineBlock, ResidualUnpoolBlock, StandardRefineBlock, StandardUnpoolBlock
-from hvd_r2n2.models.encoder import EncoderOutput, ResidualEncoderBlock, StandardEncoderBlock
-from hvd_r2n2.models.layers import same_conv3d
-from hvd_r2n2.models.network import IMAGE_CHANNELS, NetworkOptions, ReconstructionNetwork, register_network
-from hvd_r2n2.models.recurrent import GRU3d, InputProjection, LSTM3d
-from hvd_r2n2.models.stages import NamedTensor, Stage
+from hvd_r2n2.common.stages import NamedTensor, Read, Stage
+from hvd_r2n2.models.decoder import (
+    Conv,
+    ResidualRefineBlock,
+    ResidualUnpoolBlock,
+    StandardRefineBlock,
+    StandardUnpoolBlock,
+)
+from hvd_r2n2.models.encoder import FEATURES, IMAGES, EncoderOutput, ResidualEncoderBlock, StandardEncoderBlock
+from hvd_r2n2.models.layers import Block, SameConv3d, reach
+from hvd_r2n2.models.losses import VOXEL_LOGITS
+from hvd_r2n2.models.network import IMAGE_CHANNELS, ReconstructionNetwork, register_network
+from hvd_r2n2.models.options import ReconstructionOptions
+from hvd_r2n2.models.recurrent import PROJECTIONS, GRU3d, InputProjection, LSTM3d
 
 ENCODER_CHANNELS = (96, 128, 256, 256, 256, 256)  # of blocks 1 to 6
 ENCODER_SKIPS: tuple[Literal["none", "identity", "conv"], ...] = ("none", "conv", "conv", "none", "conv", "identity")
@@ -43,113 +51,115 @@ class RecurrentReconstruction(ReconstructionNetwork):
     costs twice the arithmetic and four times the memory of the one before, not eight times each.
     """
 
-    def __init__(self, name: str, options: NetworkOptions, architecture: Architecture) -> None:
+    def __init__(self, name: str, options: ReconstructionOptions, architecture: Architecture) -> None:
         super().__init__(name, options)
-        fast, slope = options.fast, options.leaky_slope
-        hidden, num_features = options.scaled(HIDDEN_CHANNELS), options.scaled(NUM_FEATURES)
-        self.encoder = _encoder_blocks(options, residual=architecture.residual)
-        encoded = options.scaled(ENCODER_CHANNELS[-1]) * ENCODED_SIDE**2
-        self.encoder["fc7"] = EncoderOutput(encoded, num_features, slope=slope, fast=fast)
+        self.encoder = _encoder(options, residual=architecture.residual)
         self.recurrence = nn.ModuleDict(
             {
-                "projection": InputProjection(num_features, architecture.unit.num_gates, hidden, fast=fast),
-                "unit": architecture.unit(hidden, architecture.kernel_size, fast=fast),
+                "projection": _projection(options),
+                "unit": architecture.unit(
+                    "recurrence.unit", options.scaled(HIDDEN_CHANNELS), architecture.kernel_size, options
+                ),
             }
         )
-        self.decoder = _decoder_blocks(options, residual=architecture.residual)
+        self.decoder = _decoder(options, residual=architecture.residual)
 
     def stages(self) -> tuple[Stage, ...]:
-        """Give the blocks of the encoder, fc7, the projection, the unit, and the blocks of the decoder."""
-        modules = {
-            f"{part}.{name}": module
-            for part, blocks in (("encoder", self.encoder), ("recurrence", self.recurrence), ("decoder", self.decoder))
-            for name, module in blocks.items()
-        }
-        stages = []
-        tensor = NamedTensor("images", "VBCHW")
-        for name, module in modules.items():
-            output = _output_of(name)
-            stages.append(Stage(name, module, (tensor,), (output,)))
-            tensor = output
+        """Give the stages of encoder, recurrence and decoder: about one a convolution, see the blocks."""
+        stages: list[Stage] = []
+        tensor = IMAGES
+        for part, layers in (("encoder", self.encoder), ("recurrence", self.recurrence), ("decoder", self.decoder)):
+            for key, layer in layers.items():
+                if isinstance(layer, Block):
+                    stages += layer.stages(tensor)
+                else:
+                    stages.append(_single_stage(f"{part}.{key}", layer, tensor))
+                tensor = stages[-1].outputs[0]
         return tuple(stages)
 
 
-def _output_of(stage_name: str) -> NamedTensor:
-    """Name what a stage gives: a block's output is called after the block."""
-    special = {
-        "encoder.fc7": NamedTensor("features", "VBF"),
-        "recurrence.projection": NamedTensor("projections", "VBGCDHW"),
-        "recurrence.unit": NamedTensor("hidden", "BCDHW"),
-        "decoder.block11": NamedTensor("logits", "BCDHW"),
-    }
-    part, name = stage_name.split(".")
-    return special.get(stage_name, NamedTensor(name, "VBCHW" if part == "encoder" else "BCDHW"))
+def _single_stage(name: str, layer: nn.Module, inputs: NamedTensor) -> Stage:
+    """Give the stage of a layer that is not in a block."""
+    if isinstance(layer, EncoderOutput):
+        return Stage(name, layer, (Read(inputs, reach(layer)),), (FEATURES,))
+    if isinstance(layer, InputProjection):
+        return Stage(name, layer, (Read(inputs, reach(layer)),), (PROJECTIONS,))
+    assert isinstance(layer, SameConv3d)
+    return Stage(name, Conv(layer), (Read(inputs, reach(layer), layer.halo),), (VOXEL_LOGITS,))
 
 
-def _encoder_blocks(options: NetworkOptions, *, residual: bool) -> nn.ModuleDict:
-    """Make blocks 1 to 6; the first convolution has a 7×7 kernel, the others 3×3."""
-    blocks = nn.ModuleDict()
+def _encoder(options: ReconstructionOptions, *, residual: bool) -> nn.ModuleDict:
+    """Make blocks 1 to 6, whose first convolution has a 7×7 kernel and the others 3×3, and fc7."""
+    encoder = nn.ModuleDict()
     in_channels = IMAGE_CHANNELS
-    slope, fast = options.leaky_slope, options.fast
-    for number, (channels, skip) in enumerate(zip(ENCODER_CHANNELS, ENCODER_SKIPS, strict=True), start=1):
-        out_channels, kernel_size = options.scaled(channels), 7 if number == 1 else 3
+    for number, (base_channels, skip) in enumerate(zip(ENCODER_CHANNELS, ENCODER_SKIPS, strict=True), start=1):
+        channels, kernel_size, first = options.scaled(base_channels), 7 if number == 1 else 3, number == 1
+        name = f"encoder.block{number}"
         if residual:
             block: nn.Module = ResidualEncoderBlock(
-                in_channels, out_channels, kernel_size, skip=skip, slope=slope, fast=fast
+                name, in_channels, channels, kernel_size, skip=skip, first=first, options=options
             )
         else:
-            block = StandardEncoderBlock(in_channels, out_channels, kernel_size, slope=slope, fast=fast)
-        blocks[f"block{number}"] = block
-        in_channels = out_channels
-    return blocks
+            block = StandardEncoderBlock(name, in_channels, channels, kernel_size, first=first, options=options)
+        encoder[f"block{number}"] = block
+        in_channels = channels
+    num_features = options.scaled(NUM_FEATURES)
+    groups = options.groups("encoder.fc7", in_channels, num_features)
+    encoder["fc7"] = EncoderOutput(in_channels * ENCODED_SIDE**2, num_features, groups, options)
+    return encoder
 
 
-def _decoder_blocks(options: NetworkOptions, *, residual: bool) -> nn.ModuleDict:
+def _projection(options: ReconstructionOptions) -> InputProjection:
+    num_features, channels = options.scaled(NUM_FEATURES), options.scaled(HIDDEN_CHANNELS)
+    groups = options.groups("recurrence.projection", num_features, channels)
+    return InputProjection(num_features, channels, groups, options)
+
+
+def _decoder(options: ReconstructionOptions, *, residual: bool) -> nn.ModuleDict:
     """Make blocks 7 to 11, with further unpool blocks above 32³."""
     channels = {f"block{number}": count for number, count in enumerate(UNPOOL_CHANNELS, start=7)}
     side, last = 32, UNPOOL_CHANNELS[-1]
     while side < options.voxel_resolution:
         side, last = 2 * side, last // 2
         channels[f"block9_{side}"] = last
-    slope, fast = options.leaky_slope, options.fast
-    blocks = nn.ModuleDict()
+    decoder = nn.ModuleDict()
     base_in = HIDDEN_CHANNELS
-    for name, base_out in channels.items():
-        in_channels, out_channels = options.scaled(base_in), options.scaled(base_out)
+    for key, base_out in channels.items():
+        name, in_channels, out_channels = f"decoder.{key}", options.scaled(base_in), options.scaled(base_out)
         if residual:
             # By the full-width counts: a narrow network keeps the skips of the wide one.
             skip: Literal["identity", "conv"] = "identity" if base_in == base_out else "conv"
-            blocks[name] = ResidualUnpoolBlock(in_channels, out_channels, skip=skip, slope=slope, fast=fast)
+            decoder[key] = ResidualUnpoolBlock(name, in_channels, out_channels, skip=skip, options=options)
         else:
-            blocks[name] = StandardUnpoolBlock(in_channels, out_channels, slope=slope, fast=fast)
+            decoder[key] = StandardUnpoolBlock(name, in_channels, out_channels, options)
         base_in = base_out
     refine = ResidualRefineBlock if residual else StandardRefineBlock
     refined = options.scaled(last // 2)
-    blocks["block10"] = refine(options.scaled(last), refined, slope=slope, fast=fast)
-    blocks["block11"] = same_conv3d(refined, 2, 3)
-    return blocks
+    decoder["block10"] = refine("decoder.block10", options.scaled(last), refined, options)
+    decoder["block11"] = SameConv3d(refined, 2, 3, options.groups("decoder.block11", refined, 2))
+    return decoder
 
 
-@register_network("3d-lstm-1")
-def _lstm_1(name: str, options: NetworkOptions) -> ReconstructionNetwork:
+@register_network("3d-lstm-1", ReconstructionOptions)
+def _lstm_1(name: str, options: ReconstructionOptions) -> ReconstructionNetwork:
     return RecurrentReconstruction(name, options, Architecture(residual=False, unit=LSTM3d, kernel_size=1))
 
 
-@register_network("3d-gru-1")
-def _gru_1(name: str, options: NetworkOptions) -> ReconstructionNetwork:
+@register_network("3d-gru-1", ReconstructionOptions)
+def _gru_1(name: str, options: ReconstructionOptions) -> ReconstructionNetwork:
     return RecurrentReconstruction(name, options, Architecture(residual=False, unit=GRU3d, kernel_size=1))
 
 
-@register_network("3d-lstm-3")
-def _lstm_3(name: str, options: NetworkOptions) -> ReconstructionNetwork:
+@register_network("3d-lstm-3", ReconstructionOptions)
+def _lstm_3(name: str, options: ReconstructionOptions) -> ReconstructionNetwork:
     return RecurrentReconstruction(name, options, Architecture(residual=False, unit=LSTM3d, kernel_size=3))
 
 
-@register_network("3d-gru-3")
-def _gru_3(name: str, options: NetworkOptions) -> ReconstructionNetwork:
+@register_network("3d-gru-3", ReconstructionOptions)
+def _gru_3(name: str, options: ReconstructionOptions) -> ReconstructionNetwork:
     return RecurrentReconstruction(name, options, Architecture(residual=False, unit=GRU3d, kernel_size=3))
 
 
-@register_network("res3d-gru-3")
-def _res_gru_3(name: str, options: NetworkOptions) -> ReconstructionNetwork:
+@register_network("res3d-gru-3", ReconstructionOptions)
+def _res_gru_3(name: str, options: ReconstructionOptions) -> ReconstructionNetwork:
     return RecurrentReconstruction(name, options, Architecture(residual=True, unit=GRU3d, kernel_size=3))

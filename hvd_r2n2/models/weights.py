@@ -9,15 +9,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hvd_r2n2.models.files import replacing
-from hvd_r2n2.models.network import ReconstructionNetwork
+from hvd_r2n2.common.files import replacing
+from hvd_r2n2.models.network import Network
 
 # The only entry of the metadata: safetensors writes several in an order that changes from file to file, and equal
 # weights are to make equal files.
 _METADATA_KEY = "hvd_r2n2"
 
 
-def save_weights(model: ReconstructionNetwork, path: str | Path) -> None:
+def save_weights(model: Network, path: str | Path) -> None:
     """Write the state dict, and the network's name and options (but the form, which it does not depend on)."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     identity = " ".join(f"{key}={value}" for key, value in _identity(model).items())
@@ -25,7 +25,7 @@ def save_weights(model: ReconstructionNetwork, path: str | Path) -> None:
         save_file(tensors, partial, metadata={_METADATA_KEY: identity})
 
 
-def load_weights(model: ReconstructionNetwork, path: str | Path) -> None:
+def load_weights(model: Network, path: str | Path) -> None:
     """Load what `save_weights` wrote; all of it, or nothing where anything is wrong.
 
     Floats of another precision are converted. A file without this room's metadata is taken if its tensors
@@ -60,14 +60,8 @@ def load_weights(model: ReconstructionNetwork, path: str | Path) -> None:
     model.load_state_dict(tensors)
 
 
-def _identity(model: ReconstructionNetwork) -> dict[str, str]:
-    options = model.options
-    return {
-        "network": model.name,
-        "preset": options.preset,
-        "width": repr(float(options.width)),
-        "voxel_resolution": str(options.voxel_resolution),
-    }
+def _identity(model: Network) -> dict[str, str]:
+    return {"network": model.name} | model.options.identity()
 
 
 def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:

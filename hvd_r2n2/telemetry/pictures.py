@@ -18,6 +18,7 @@ Picture = npt.NDArray[np.uint8]
 
 BACKGROUND = (250, 250, 248)
 _INK = (70, 74, 82)
+_WRONG = (190, 50, 40)
 _LOW_COLOUR = np.array((58.0, 110.0, 165.0))
 _HIGH_COLOUR = np.array((126.0, 186.0, 205.0))
 _OVERSAMPLING = 2
@@ -133,6 +134,29 @@ def reconstruction_grid(
         for column, title in enumerate(titles):
             centre = _GAP + column * (size + _GAP) + size / 2
             draw.text((centre, _GAP + _HEADING_HEIGHT / 2), title, fill=_INK, font=font, anchor="mm")
+    return np.asarray(sheet, dtype=np.uint8)
+
+
+def captioned_grid(
+    samples: Sequence[tuple[npt.NDArray[np.uint8], str, bool]], *, size: int = 160, num_columns: int = 8
+) -> Picture:
+    """Draw pictures (uint8 H×W×4, over the background) in rows, each above its caption: red where that is wrong.
+
+    Raises:
+        ValueError: no pictures.
+    """
+    if not samples:
+        raise ValueError("there are no pictures to draw")
+    columns = min(num_columns, len(samples))
+    rows = -(-len(samples) // columns)
+    width, height = size + _GAP, size + _HEADING_HEIGHT + _GAP
+    sheet = Image.new("RGB", (_GAP + columns * width, _GAP + rows * height), BACKGROUND)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    for number, (image_HWC, caption, is_right) in enumerate(samples):
+        left, top = _GAP + number % columns * width, _GAP + number // columns * height
+        sheet.paste(_input_cell(image_HWC, size), (left, top))
+        middle = (left + size / 2, top + size + _HEADING_HEIGHT / 2)
+        draw.text(middle, caption, fill=_INK if is_right else _WRONG, font=font, anchor="mm")
     return np.asarray(sheet, dtype=np.uint8)
 
 

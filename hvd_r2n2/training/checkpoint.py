@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hvd_r2n2.config import Config, load_config, to_yaml
-from hvd_r2n2.models import ReconstructionNetwork, load_weights, save_weights
+from hvd_r2n2.models import Network, load_weights, save_weights
+from hvd_r2n2.training.engine import Engine
 
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.yaml")
@@ -73,8 +74,8 @@ class Checkpoint:
 
 def write_checkpoint(
     folder: Path,
-    model: ReconstructionNetwork,
-    optimizer: torch.optim.Optimizer,
+    model: Network,
+    optimizer_tensors: Mapping[str, torch.Tensor],
     state: TrainingState,
     config: Config,
 ) -> Path:
@@ -93,7 +94,8 @@ def write_checkpoint(
     try:
         partial.mkdir()
         save_weights(model, partial / "model.safetensors")
-        save_file(_optimizer_tensors(model, optimizer), partial / "optimizer.safetensors")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in optimizer_tensors.items()}
+        save_file(tensors, partial / "optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(asdict(state), indent=1) + "\n")
         (partial / "config.yaml").write_text(to_yaml(config))
         sums = {name: {"bytes": (partial / name).stat().st_size, "sha256": _sha256(partial / name)} for name in _FILES}
@@ -179,41 +181,23 @@ def find_newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
-def restore(checkpoint: Checkpoint, model: ReconstructionNetwork, optimizer: torch.optim.Optimizer) -> None:
-    """Load weights and optimizer state into `model` and `optimizer`; every rank does it from the file.
+def restore(checkpoint: Checkpoint, engine: Engine) -> None:
+    """Load weights and optimizer state into an engine; every rank does it from the file.
 
     Raises:
-        ValueError: the file does not fit the model or the optimizer.
+        ValueError: the file does not fit the network or the optimizer.
     """
-    load_weights(model, checkpoint.weights_path)
+    load_weights(engine.model, checkpoint.weights_path)
+    engine.take_up()
     path = checkpoint.path / "optimizer.safetensors"
-    tensors = load_file(path)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for number, parameter in enumerate(parameters):
-        prefix = names[id(parameter)] + ":"
-        state[number] = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-        for key, value in state[number].items():
-            if value.ndim and value.shape != parameter.shape:
-                raise ValueError(f"{path}: {prefix}{key} has shape {list(value.shape)}, {list(parameter.shape)} needed")
-    if len(tensors) != sum(map(len, state.values())):
-        raise ValueError(f"{path}: holds state of weights that this network does not have")
-    # load_state_dict keeps the saved type of `step` and puts each tensor on its parameter's device.
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    try:
+        engine.load_optimizer_tensors(load_file(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _folder_name(step: int) -> str:
     return f"step-{step:08d}"
-
-
-def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}:{key}": value.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, torch.Tensor)
-    }
 
 
 def _replace(partial: Path, target: Path) -> None:

@@ -10,16 +10,12 @@ import torch
 from hvd_r2n2.comm import Communicator, JobError
 
 
-def parameter_digest(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None) -> str:
-    """Return a SHA-256 of every parameter's bits, and of the optimizer's state if it is given."""
+def parameter_digest(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor] | None = None) -> str:
+    """Return a SHA-256 of every parameter's bits, and of more tensors (the optimizer's state) if they are given."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    for name, tensor in (*model.named_parameters(), *sorted((tensors or {}).items())):
         digest.update(name.encode())
-        _add(digest, parameter)
-        for key, value in sorted((optimizer.state.get(parameter, {}) if optimizer else {}).items()):
-            digest.update(key.encode())
-            if isinstance(value, torch.Tensor):
-                _add(digest, value)
+        _add(digest, tensor)
     return digest.hexdigest()
 
 

@@ -1,15 +1,11 @@
-"""Evaluation of a network over many samples and ranks: exact means, the threshold, the constant baseline.
+"""Evaluation of a reconstruction over many samples and ranks: exact means, the threshold, the constant baseline.
 
 Each sample gives one record of counts and sums. The records of all ranks are gathered and sorted, and only then
-are means taken, with exactly rounded sums. On a CPU every batch is computed by one thread, and a rank's threads work
-on different batches. So the result does not depend on the number of ranks, nor on their threads.
+are means taken, with exactly rounded sums: the result does not depend on the number of ranks, nor on their threads.
 """
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +17,9 @@ from hvd_r2n2.comm import Communicator
 from hvd_r2n2.data.categories import CATEGORIES
 from hvd_r2n2.data.dataset import Dataset
 from hvd_r2n2.data.loader import Batch, evaluation_batches, prepare_batch
-from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.training import metrics
 from hvd_r2n2.training.precision import autocast, weights_dtype
+from hvd_r2n2.training.records import measure_samples
 
 RELEASED_THRESHOLD = 0.4
 """The threshold of the released code of 3D-R2N2 (`lib/config.py`, TEST.VOXEL_THRESH)."""
@@ -138,10 +134,8 @@ def evaluate(
 ) -> EvaluationResult:
     """Measure the network on samples `indices` from their first `num_views` renderings.
 
-    Every rank must call this, with the same arguments but `device` and `report`, and gets the same result. Each
-    takes its share of the batches; the records, not the pictures, are gathered. The network, which must be on
-    `device`, is in evaluation mode meanwhile, and on a CPU is called by several threads at once, each with a batch of
-    its own. `dtype` is one of `precision.DTYPES`. With `report`, this rank's progress is shown.
+    Every rank must call this, with the same arguments but `device` and `report`, and gets the same result; see
+    `measure_samples`. `dtype` is one of `precision.DTYPES`. With `report`, this rank's progress is shown.
 
     Raises:
         ValueError: no samples, no thresholds, or a number of views that the renderings do not have.
@@ -156,28 +150,23 @@ def evaluate(
     cut = f_score_threshold if f_score else None
 
     def measure(batch: Batch) -> list[SampleRecord]:
-        with torch.inference_mode():
-            images_VBCHW, occupancy_BDDD = prepare_batch(batch, device, weights_dtype(dtype))
-            with autocast(dtype, device):
-                logits_B2DDD = model(images_VBCHW)
-            return _measure(batch, logits_B2DDD, occupancy_BDDD, measured, cut)
+        images_VBCHW, occupancy_BDDD = prepare_batch(batch, device, weights_dtype(dtype))
+        with autocast(dtype, device):
+            logits_B2DDD = model(images_VBCHW)
+        return _measure(batch, logits_B2DDD, occupancy_BDDD, measured, cut)
 
-    was_training = model.training
-    model.eval()
-    try:
-        with (
-            evaluation_batches(
-                dataset, indices, num_views, batch_size, comm.rank, comm.size, pin_for=device
-            ) as batches,
-            _progress(len(indices), num_views, comm, report) as advance,
-        ):
-            run = _measure_on_threads if device.type == "cpu" else _measure_in_turn
-            records = run(measure, batches, lambda count: advance(count * comm.size))
-    finally:
-        model.train(was_training)
-    gathered = [record for share in comm.all_gather_object(records) for record in share]
-    gathered.sort(key=lambda record: record.index)
-    return EvaluationResult(num_views, measured, f_score_threshold if f_score else None, tuple(gathered))
+    batches = evaluation_batches(dataset, indices, num_views, batch_size, comm.rank, comm.size, pin_for=device)
+    records = measure_samples(
+        model,
+        batches,
+        measure,
+        num_samples=len(indices),
+        title=f"evaluating {num_views} view(s)",
+        comm=comm,
+        device=device,
+        report=report,
+    )
+    return EvaluationResult(num_views, measured, f_score_threshold if f_score else None, records)
 
 
 def choose_threshold(result: EvaluationResult) -> float:
@@ -229,55 +218,6 @@ def constant_prediction_iou(
         iou_mean_of_samples=_mean(iou_ST[:, best].tolist()),
         iou_mean_of_categories=_mean([_mean(ious) for ious in by_category.values()]),
     )
-
-
-def _progress(
-    num_samples: int, num_views: int, comm: Communicator, report: Callable[[str], None] | None
-) -> AbstractContextManager[Callable[[int], None]]:
-    if report is None:
-        return nullcontext(lambda count: None)
-    ranks = f", share of rank {comm.rank} for all {comm.size}" if comm.size > 1 else ""
-    return show_progress(f"evaluating {num_views} view(s){ranks}", num_samples, report)
-
-
-def _measure_in_turn(
-    measure: Callable[[Batch], list[SampleRecord]], batches: Iterable[Batch], advance: Callable[[int], None]
-) -> list[SampleRecord]:
-    records: list[SampleRecord] = []
-    for batch in batches:
-        records += measure(batch)
-        advance(len(batch.samples))
-    return records
-
-
-def _measure_on_threads(
-    measure: Callable[[Batch], list[SampleRecord]], batches: Iterable[Batch], advance: Callable[[int], None]
-) -> list[SampleRecord]:
-    """Measure as many batches at once as this thread has threads for arithmetic, each with a single one.
-
-    Threads that share one sum change its last digits with their number; a batch on one thread has always the same.
-    """
-    num_threads = torch.get_num_threads()
-    records: list[SampleRecord] = []
-    running: deque[Future[list[SampleRecord]]] = deque()
-
-    def collect() -> None:
-        found = running.popleft().result()
-        records.extend(found)
-        advance(len(found))
-
-    try:
-        # The initializer speaks of the thread that it runs in, not of this one.
-        with ThreadPoolExecutor(num_threads, "hvd_r2n2-evaluation", torch.set_num_threads, (1,)) as pool:
-            for batch in batches:
-                running.append(pool.submit(measure, batch))
-                if len(running) > num_threads:  # one waits, so that no thread does
-                    collect()
-            while running:
-                collect()
-    finally:
-        torch.set_num_threads(num_threads)  # what threads that are started later begin with
-    return records
 
 
 def _measure(

@@ -102,6 +102,33 @@ class EvaluationReport:
                 writer.writerow([result.num_views, name, means.num_samples, f"{threshold.value:g}", *written, f_score])
         return file.getvalue()
 
+    def summary(self) -> dict[str, object]:
+        """Return the figures that a run's summary.json holds, of the first number of views."""
+        result, threshold, constant = self.results[0], self.thresholds[0], self.constant_prediction
+        position = result.position_of(threshold.value)
+        return {
+            "iou": result.mean_of_samples().iou[position],
+            "constant_iou": constant and constant.iou_mean_of_samples,
+            "iou_mean_of_categories": result.mean_of_categories().iou[position],
+            "constant_iou_mean_of_categories": constant and constant.iou_mean_of_categories,
+            "views": result.num_views,
+            "threshold": threshold.value,
+            "split": self.split,
+            "num_test_samples": len(result.records),
+        }
+
+    def headline(self) -> str:
+        """Return the one line that ends a run."""
+        result, threshold, constant = self.results[0], self.thresholds[0], self.constant_prediction
+        iou = result.mean_of_samples().iou[result.position_of(threshold.value)]
+        beside = (
+            "" if constant is None else f"; the best constant prediction reaches {constant.iou_mean_of_samples:.4f}"
+        )
+        return (
+            f"{self.part} part ({len(result.records)} samples, {result.num_views} views, checkpoint of step "
+            f"{self.step}, threshold {threshold.value:g} {threshold.source}): IoU {iou:.4f}{beside} (means of samples)"
+        )
+
     def _columns(self) -> Iterable[tuple[EvaluationResult, EvaluatedThreshold]]:
         return zip(self.results, self.thresholds, strict=True)
 
@@ -127,7 +154,7 @@ class EvaluationReport:
             for name, means in named[0].items()
         ]
         rows.append(["at threshold", "", *(f"{threshold.value:g}" for threshold in self.thresholds)])
-        return _align([head, *rows], rules_before=(1, len(rows) - 2, len(rows)))
+        return align([head, *rows], rules_before=(1, len(rows) - 2, len(rows)))
 
     def _metric_table(self) -> str:
         rows = [["by number of views", "", *(str(result.num_views) for result in self.results)]]
@@ -138,7 +165,7 @@ class EvaluationReport:
         rows += self._metric_rows("cross-entropy", [[m.cross_entropy for m in pair] for pair in totals])
         if all(result.f_score_threshold is not None for result in self.results):
             rows += self._metric_rows("F-score at 1 %", [[m.f_score or 0.0 for m in pair] for pair in totals])
-        return _align(rows, rules_before=(1,))
+        return align(rows, rules_before=(1,))
 
     def _metric_rows(self, name: str, columns: Sequence[Sequence[float]]) -> list[list[str]]:
         return [
@@ -187,7 +214,7 @@ def _means_to_mapping(result: EvaluationResult, means: Means, threshold: float) 
     }
 
 
-def _align(rows: Sequence[Sequence[str]], rules_before: Sequence[int]) -> str:
+def align(rows: Sequence[Sequence[str]], rules_before: Sequence[int]) -> str:
     """Lay rows out in columns, the first to the left and numbers to the right, with rules before some rows."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.data.dataset import Dataset
-from hvd_r2n2.models import ReconstructionNetwork, load_weights
+from hvd_r2n2.models import Network, load_weights
 from hvd_r2n2.training.checkpoint import Checkpoint, find_checkpoint
 from hvd_r2n2.training.evaluation import (
     CANDIDATE_THRESHOLDS,
@@ -69,7 +70,7 @@ def is_of_run(checkpoint: Checkpoint) -> bool:
         return False
 
 
-def load_network(checkpoint: Checkpoint, device: torch.device, dtype: str = "float32") -> ReconstructionNetwork:
+def load_network(checkpoint: Checkpoint, device: torch.device, dtype: str = "float32") -> Network:
     """Return a checkpoint's network with its weights, on the device and in evaluation mode.
 
     `dtype` is one of `precision.DTYPES`.
@@ -85,7 +86,7 @@ def load_network(checkpoint: Checkpoint, device: torch.device, dtype: str = "flo
 
 def evaluate_checkpoint(
     checkpoint: Checkpoint,
-    model: ReconstructionNetwork,
+    model: nn.Module,
     dataset: Dataset,
     request: EvaluationRequest,
     *,
@@ -140,7 +141,7 @@ def evaluate_checkpoint(
 
 
 def _threshold(
-    model: ReconstructionNetwork,
+    model: nn.Module,
     dataset: Dataset,
     request: EvaluationRequest,
     num_views: int,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hvd_r2n2.data.extras import require
+from hvd_r2n2.common.extras import require
 
 F_SCORE_DISTANCE = 0.01
 """Two surface points closer than this share of the volume's side match (Tatarchenko et al. 2019, section 5)."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 
 from hvd_r2n2.config import Config, OptimizerConfig
 
 
-def build_optimizer(config: OptimizerConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer over `model`; weights decay, biases (and other vectors) do not.
+def build_optimizer(config: OptimizerConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer over parameters; weights decay, biases (and other vectors) do not.
 
     `adam` adds the decay to the gradient, as the released code does (3D-R2N2, lib/solver.py); `adamw` decays the
     weights apart from it (Loshchilov and Hutter 2019).
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

@@ -4,14 +4,13 @@ Legend of suffixes: H height, W width, C colour channels (RGBA).
 """
 
 import math
-import struct
-import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+
+from hvd_r2n2.data.picture_file import read_picture_file
 
 Picture = npt.NDArray[np.uint8]
 
@@ -20,9 +19,6 @@ PICTURE_SIDE = 137
 
 OBJECT_SHARE = 0.65
 """Longest side of the object's bounding box over the picture's: the mean of 72 renderings of three models."""
-
-MAX_PIXELS = 64_000_000
-"""Largest picture that is decoded; the header tells the size before memory is taken."""
 
 BACKGROUND_TOLERANCE = 24
 """Largest difference in any channel (of 255) from the border's median colour that still is background."""
@@ -44,7 +40,8 @@ def read_photograph(path: Path) -> Picture:
             message names the file and what to do.
         OSError: the file is missing or cannot be read.
     """
-    image = _decode(path)
+    hint = f"make it smaller, {PICTURE_SIDE}×{PICTURE_SIDE} is all that the network sees"
+    image = read_picture_file(path, hint)
     framing_kept = image.size == (PICTURE_SIDE, PICTURE_SIDE)
     image.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.LANCZOS)
     image_HWC = np.array(image)
@@ -56,48 +53,6 @@ def read_photograph(path: Path) -> Picture:
     if image_HWC[..., 3].max() < _FAINT_ALPHA:
         raise ValueError(f"{path} {nothing_left}: there is no object to reconstruct")
     return image_HWC if framing_kept else _centre_object(image_HWC)
-
-
-def _decode(path: Path) -> Image.Image:
-    """Read a file as RGBA, upright, its size checked before it is decoded."""
-    if not path.exists():
-        raise FileNotFoundError(f"picture {path} does not exist")
-    if not path.is_file():
-        raise ValueError(f"picture {path} is not a file: name pictures one by one, e.g. {path}/*.png")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
-            image = Image.open(path)
-        with image:
-            num_pixels = image.width * image.height
-            decoded = _to_rgba(image) if num_pixels <= MAX_PIXELS else None
-    except PermissionError:
-        raise
-    except UnidentifiedImageError as error:
-        what = "is empty (0 bytes)" if path.stat().st_size == 0 else "is not a picture that can be read"
-        raise ValueError(f"{path} {what}: give PNG, JPEG, WebP, BMP, TIFF or GIF") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(_too_large(path, "far too many pixels")) from error
-    except (OSError, SyntaxError, EOFError, ValueError, struct.error, zlib.error) as error:
-        raise ValueError(f"{path} is damaged or cut short ({error}): save or copy it again") from error
-    if decoded is None:
-        raise ValueError(_too_large(path, f"{num_pixels} pixels"))
-    return decoded
-
-
-def _to_rgba(image: Image.Image) -> Image.Image:
-    image.load()
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # 16 bits of grey
-        upright = Image.fromarray((np.asarray(upright).clip(0, 65535) >> 8).astype(np.uint8))
-    return upright.convert("RGBA")
-
-
-def _too_large(path: Path, size: str) -> str:
-    return (
-        f"{path} has {size}, the limit is {MAX_PIXELS}: make it smaller, "
-        f"{PICTURE_SIDE}×{PICTURE_SIDE} is all that the network sees"
-    )
 
 
 def _plain_background(image_HWC: Picture, path: Path) -> npt.NDArray[np.bool_]:

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from hvd_r2n2.common.extras import require
 from hvd_r2n2.data.augment import centre_crop
 from hvd_r2n2.data.binvox import write_binvox
-from hvd_r2n2.data.extras import require
 from hvd_r2n2.data.voxels import mesh_from_voxels
 from hvd_r2n2.telemetry.pictures import Picture, reconstruction_picture
 from hvd_r2n2.training.evaluation import RELEASED_THRESHOLD

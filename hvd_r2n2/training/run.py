@@ -14,11 +14,12 @@ from pathlib import Path
 
 import hvd_r2n2
 from hvd_r2n2.comm import Communicator
-from hvd_r2n2.config import Config, to_yaml
+from hvd_r2n2.common.files import replacing
+from hvd_r2n2.config import Config, ModelConfig, to_yaml
 from hvd_r2n2.data.check import DataProblems
 from hvd_r2n2.models import load_weights
-from hvd_r2n2.models.files import replacing
-from hvd_r2n2.telemetry import RunLog
+from hvd_r2n2.telemetry import RunLog, load_baseline
+from hvd_r2n2.training.build_engine import build_engine
 from hvd_r2n2.training.checkpoint import (
     Checkpoint,
     TrainingState,
@@ -29,14 +30,13 @@ from hvd_r2n2.training.checkpoint import (
     restore,
 )
 from hvd_r2n2.training.consistency import broadcast_parameters, check_equal, check_same_start, parameter_digest
-from hvd_r2n2.training.evaluation_report import EvaluationReport
-from hvd_r2n2.training.evaluation_run import EvaluationRequest, evaluate_checkpoint
 from hvd_r2n2.training.loop import Run, train_steps
-from hvd_r2n2.training.optimizer import build_optimizer
+from hvd_r2n2.training.placement import place_rank
 from hvd_r2n2.training.precision import weights_dtype
-from hvd_r2n2.training.setup import build_model, choose_device, data_root, open_data
-from hvd_r2n2.training.showcase import show_samples
+from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.step import share_of_batch
+from hvd_r2n2.training.task import EvaluationOptions, Findings
+from hvd_r2n2.training.tasks import create_task, resolve, resolve_model
 
 # What a resumed run may not change: the network, the samples and their order.
 _FIXED_SECTIONS = ("model", "data")
@@ -60,6 +60,7 @@ def train(config: Config, folder: Path, communicator: Communicator, *, resume: b
         JobError: the ranks are not the same, or training met a loss that is not finite.
     """
     share_of_batch(config, communicator.size)
+    config = resolve(config)
     with ExitStack() as stack:
         if communicator.is_root:
             stack.enter_context(_locked(folder))
@@ -77,6 +78,7 @@ def train(config: Config, folder: Path, communicator: Communicator, *, resume: b
         if resume and checkpoint is None:
             log.line(f"no checkpoint in {folder}: starting at step 0")
         run, state = _prepare(config, folder, communicator, checkpoint, log)
+        stack.callback(run.engine.close)
         if communicator.is_root:
             # Not before all is found to be right: a start that failed can be repeated, and an older run that could
             # not be resumed with these settings keeps its own.
@@ -134,6 +136,7 @@ def _find_start(config: Config, folder: Path, communicator: Communicator, resume
 
 
 def _check_unchanged(old: Config, new: Config, folder: Path) -> None:
+    old = replace(old, model=resolve_model(old.model))  # an older version may have written it
     fixed = [f"{section}.{f.name}" for section in _FIXED_SECTIONS for f in fields(getattr(new, section))]
     problems = []
     for dotted in (*(key for key in fixed if key not in _FREE_KEYS), *_FIXED_KEYS):
@@ -151,16 +154,16 @@ def _prepare(
     log.line(
         f"hvd_r2n2 {hvd_r2n2.__version__}, {communicator.size} rank(s), {communicator.description}, run in {folder}"
     )
-    device = choose_device(config.train, communicator, log.line)
+    placement = place_rank(config, communicator, log.line)
+    device = placement.devices[0]
     # Before the data, which may take long to open. A checkpoint's weights replace the initial ones.
     network = config.model if checkpoint is None else replace(config.model, weights=None)
     model = build_model(network, config.train.seed).to(device, weights_dtype(config.train.dtype))
+    task = create_task(config)
     try:
-        dataset = open_data(config, communicator, log.line)
+        dataset = task.open_data(communicator, log.line)
     except DataProblems as problems:
         raise ValueError(f"{problems}\n{_keep_problems(problems, folder)}") from None
-    if config.evaluation.views > dataset.num_views:
-        raise ValueError(f"evaluation.views: {config.evaluation.views}, but each sample has {dataset.num_views} views")
     if checkpoint is not None and checkpoint.state.data_digest != dataset.content_digest:
         raise ValueError(
             f"--resume: the data are not those that {checkpoint.path} was trained on (models, files or parts have "
@@ -179,23 +182,29 @@ def _prepare(
         raise ValueError(f"data.split {config.data.split}: the training part is empty, more models are needed")
     if not len(dataset.validation):
         log.line("the validation part is empty: no checkpoint will be called the best")
-    optimizer = build_optimizer(config.optimizer, model)
+    baseline = None
+    if config.log.baseline is not None:
+        baseline = load_baseline(Path(config.log.baseline), config, device, placement.threads_per_device)
+    engine = build_engine(config, model, task.loss_stage(), communicator, placement, log.line)
     if checkpoint is None:
         state = TrainingState(step=0, samples_seen=0, train_seconds=0.0, data_digest=dataset.content_digest)
         broadcast_parameters(communicator, model)
+        engine.take_up()
     else:
         state = checkpoint.state
-        restore(checkpoint, model, optimizer)
+        restore(checkpoint, engine)
         log.line(f"going on from {checkpoint.path.name}")
-    check_equal(communicator, "parameters and optimizer at the start", parameter_digest(model, optimizer))
+    check_equal(
+        communicator, "parameters and optimizer at the start", parameter_digest(model, engine.optimizer_tensors())
+    )
     count = sum(parameter.numel() for parameter in model.parameters())
     log.line(
-        f"{config.model.name}, preset {config.model.preset}, width {config.model.width:g}: {count:,} parameters; "
+        f"{_describe(config.model)}: {count:,} parameters; "
         f"global batch {config.train.batch_size} = {communicator.size} rank(s) x {config.train.accumulation} "
         f"micro-batch(es) x {config.train.batch_size // communicator.size // config.train.accumulation}; "
         f"steps {state.step} to {config.train.steps}, {config.train.dtype}"
     )
-    return Run(config, folder, communicator, device, dataset, model, optimizer, log), state
+    return Run(config, folder, communicator, placement, task, dataset, model, engine, baseline, log), state
 
 
 def _keep_problems(problems: DataProblems, folder: Path) -> str:
@@ -211,64 +220,40 @@ def _finish(run: Run, state: TrainingState) -> None:
 
     Writes evaluation.json and summary.json.
     """
-    dataset, settings = run.dataset, run.config.evaluation
-    if not len(dataset.test):
+    if not len(run.dataset.test):
         run.log.line("the test part is empty: no evaluation")
         return
     checkpoint = read_checkpoint(find_checkpoint(run.folder))
     load_weights(run.model, checkpoint.weights_path)
-    report = evaluate_checkpoint(
-        checkpoint,
-        run.model,
-        dataset,
-        EvaluationRequest(
-            num_views=(settings.views,),
-            part="test",
-            threshold=None,
-            batch_size=settings.batch_size,
-            dtype=run.config.train.dtype,
-            f_score=False,
-        ),
-        data=str(data_root(run.config.data).resolve()),
-        comm=run.communicator,
-        device=run.device,
-        report=None,
+    findings = run.task.evaluate(
+        checkpoint, run.model, run.dataset, EvaluationOptions(), run.communicator, run.device, report=None
     )
-    if report is not None:
+    if findings is not None:
         if run.config.log.pictures:
-            step, threshold = checkpoint.step, report.thresholds[0].value
-            show_samples("test", run.model, dataset, dataset.test, run.config, run.device, run.log, step, threshold)
-        _write_results(run, state, report)
+            run.task.show("test", run.model, run.dataset, run.device, run.log, checkpoint.step, findings)
+        _write_results(run, state, checkpoint, findings)
 
 
-def _write_results(run: Run, state: TrainingState, report: EvaluationReport) -> None:
-    result, threshold, constant = report.results[0], report.thresholds[0], report.constant_prediction
-    assert constant is not None
-    position = result.position_of(threshold.value)
-    iou = result.mean_of_samples().iou[position]
-    summary = {
-        "iou": iou,
-        "constant_iou": constant.iou_mean_of_samples,
-        "iou_mean_of_categories": result.mean_of_categories().iou[position],
-        "constant_iou_mean_of_categories": constant.iou_mean_of_categories,
-        "views": result.num_views,
-        "threshold": threshold.value,
-        "split": report.split,
-        "num_test_samples": len(result.records),
-        "checkpoint_step": report.step,
+def _write_results(run: Run, state: TrainingState, checkpoint: Checkpoint, findings: Findings) -> None:
+    summary = findings.summary() | {
+        "checkpoint_step": checkpoint.step,
         "steps": state.step,
         "ranks": run.communicator.size,
         "train_seconds": state.train_seconds,
     }
-    for name, text in (("evaluation.json", report.to_json()), ("summary.json", json.dumps(summary, indent=1) + "\n")):
+    for name, text in (("evaluation.json", findings.to_json()), ("summary.json", json.dumps(summary, indent=1) + "\n")):
         with replacing(run.folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
-    run.log.line(
-        f"test part ({len(result.records)} samples, {result.num_views} views, checkpoint of step {report.step}, "
-        f"threshold {threshold.value:g} {threshold.source}): IoU {iou:.4f}; the best constant prediction reaches "
-        f"{constant.iou_mean_of_samples:.4f} (means of samples)"
-    )
+    run.log.line(findings.headline())
     run.log.line(f"trained for {state.train_seconds:.0f} s; results in {run.folder}/summary.json and evaluation.json")
+
+
+def _describe(model: ModelConfig) -> str:
+    words = [model.name, f"width {model.width:g}"]
+    words.insert(1, f"{model.num_classes} classes" if model.classifies else f"preset {model.preset}")
+    if model.cross not in (None, "default"):
+        words.append(f"two towers, crossing at {' '.join(model.cross) or 'no stage'}")
+    return ", ".join(words)
 
 
 def _code_digest() -> str:

@@ -1,20 +1,16 @@
-"""What every command needs before it starts: device, data, model."""
+"""What every command needs before it starts: device, model."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hvd_r2n2.comm import Communicator, choose_devices, gather_places, share_of_cores
-from hvd_r2n2.config import Config, DataConfig, ModelConfig, TrainConfig
-from hvd_r2n2.data.dataset import Dataset, open_dataset
-from hvd_r2n2.data.shapes_writer import write_shapes
-from hvd_r2n2.models import ReconstructionNetwork, create_model, load_original_weights, load_weights
-
-DEFAULT_MODELS_PER_CATEGORY = 40
+from hvd_r2n2.config import ModelConfig, TrainConfig
+from hvd_r2n2.models import NETWORKS, Network, create_model, load_original_weights, load_weights
 
 
 def choose_device(config: TrainConfig, communicator: Communicator, report: Callable[[str], None]) -> torch.device:
@@ -33,20 +29,18 @@ def choose_device(config: TrainConfig, communicator: Communicator, report: Calla
     return device
 
 
-def build_model(config: ModelConfig, seed: int) -> ReconstructionNetwork:
+def build_model(config: ModelConfig, seed: int) -> Network:
     """Return the network on the CPU, with fresh weights or those of `model.weights`.
 
     Raises:
         ValueError: the weights' file cannot be read or does not fit.
     """
-    model = create_model(
-        config.name,
-        preset=config.preset,
-        width=config.width,
-        voxel_resolution=config.voxel_resolution,
-        form=config.form,
-        seed=seed,
-    )
+    if config.classifies and config.num_classes is None:
+        raise ValueError("model.num_classes: not known before the data are (it is counted where it is left out)")
+    special: dict[str, Any] = {"num_classes": config.num_classes}
+    if not config.classifies:
+        special = {"preset": config.preset, "voxel_resolution": config.voxel_resolution, "form": config.form}
+    model = create_model(config.name, width=config.width, cross=config.cross, seed=seed, **special)
     if config.weights is not None:
         load = load_original_weights if config.weights.endswith(".npy") else load_weights
         try:
@@ -59,33 +53,9 @@ def build_model(config: ModelConfig, seed: int) -> ReconstructionNetwork:
     return model
 
 
-def open_data(config: Config, communicator: Communicator, report: Callable[[str], None]) -> Dataset:
-    """Return the data, after making the built-in shapes or the cache where they are missing.
-
-    Every rank calls it; on each host one rank does the work and the others wait for it at a file lock.
-
-    Raises:
-        ValueError: something is missing or broken; says all of it.
-    """
-    communicator.barrier()
-    if communicator.local_rank:
-        time.sleep(0.3)  # so that it is local rank 0 that works and shows how far it is; the locks are right anyway
-    root = data_root(config.data)
-    if config.data.root is None:
-        write_shapes(
-            root,
-            config.data.models_per_category or DEFAULT_MODELS_PER_CATEGORY,
-            categories=config.data.categories,
-            seed=config.data.shapes_seed or 0,
-            resolution=config.model.voxel_resolution,
-            report=report,
-        )
-    return open_dataset(config.data, root, config.model.voxel_resolution, report)
-
-
-def data_root(config: DataConfig) -> Path:
-    """Return the folder of the data; of the built-in shapes, one for each setting in data/ of the working directory."""
-    if config.root is not None:
-        return Path(config.root)
-    count = config.models_per_category or DEFAULT_MODELS_PER_CATEGORY
-    return Path("data") / f"shapes-{count}-seed-{config.shapes_seed or 0}"
+def network_cross(config: ModelConfig) -> tuple[str, ...] | None:
+    """Return `model.cross`, the network's own in place of `default`."""
+    if config.cross != "default":
+        return config.cross
+    published: tuple[str, ...] | None = NETWORKS[config.name].options().cross
+    return published

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hvd_r2n2.common.extras import require
 from hvd_r2n2.data.categories import find_category
-from hvd_r2n2.data.extras import require
 from hvd_r2n2.data.shapes.aeroplane import aeroplane
 from hvd_r2n2.data.shapes.car import car
 from hvd_r2n2.data.shapes.chair import chair

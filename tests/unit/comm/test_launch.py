@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hvd_r2n2.comm import Launch, connect, launch_facts
+from hvd_r2n2.comm import Launch, connect, launch_environment, launch_facts
 
 
 def test_plain_python_is_one_rank() -> None:
@@ -92,3 +92,14 @@ def test_process_on_its_own_connects_to_nobody() -> None:
     assert communicator.all_gather_object("x") == ["x"]
     assert communicator.broadcast_object("y") == "y"
     communicator.close()
+
+
+def test_what_a_launcher_told_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "1")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
+    monkeypatch.setenv("OMPI_MCA_btl", "self,vader")
+    environment = launch_environment()
+    assert launch_facts(environment) == Launch("python", 0, 1, 0, 1)
+    assert environment["OMPI_MCA_btl"] == "self,vader"

@@ -247,7 +247,7 @@ cache_build.write_cache = write_and_say
 def test_processes_write_the_same_file_as_threads(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     opened(root, cache_dir=str(tmp_path / "threads"))
     monkeypatch.setattr(cache_build, "_MIN_PICTURES_FOR_PROCESSES", 0)
-    monkeypatch.setattr(cache_build, "_num_cores", lambda: 2)
+    monkeypatch.setattr(cache_build, "num_cores", lambda: 2)
     opened(root, cache_dir=str(tmp_path / "processes"))
     one, other = (
         {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*.cache")}

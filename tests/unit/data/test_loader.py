@@ -47,7 +47,7 @@ def take(stream: BatchStream) -> list[Batch]:
 
 def tensors(batch: Batch) -> list[torch.Tensor]:
     draws = batch.draws
-    flat = [batch.images_VBHWC.transpose(0, 1), batch.occupancy_BDDD, batch.indices]
+    flat = [batch.images_VBHWC.transpose(0, 1), batch.targets, batch.indices]
     return [*flat, *(draw.transpose(0, 1) for draw in (draws.offsets_VB2, draws.flips_VB, draws.background_VB3))]
 
 
@@ -71,7 +71,7 @@ def test_a_batch_holds_the_samples_that_the_pure_functions_say(dataset: Dataset)
             drawn = draw_sample(3, place.epoch, sample, num_views=num_views, num_renderings=2)
             assert batch.samples[position] == str(dataset.refs[sample])
             np.testing.assert_array_equal(batch.images_VBHWC[:, position], dataset.images(sample, drawn.views))
-            np.testing.assert_array_equal(batch.occupancy_BDDD[position], dataset.occupancy(sample))
+            np.testing.assert_array_equal(batch.targets[position], dataset.occupancy(sample))
             np.testing.assert_array_equal(batch.draws.offsets_VB2[:, position], drawn.offsets_V2)
 
 
@@ -139,7 +139,7 @@ def test_evaluation_takes_the_views_it_is_told_and_the_centre_crop(dataset: Data
     np.testing.assert_array_equal(batch.images_VBHWC[0, 1], dataset.images(2, [1])[0])
     images, occupancy = prepare_batch(batch, CPU)
     torch.testing.assert_close(images, centre_crop(batch.images_VBHWC), rtol=0, atol=0)
-    assert torch.equal(occupancy, batch.occupancy_BDDD)
+    assert torch.equal(occupancy, batch.targets)
     with pytest.raises(ValueError, match="at least one view"):
         evaluation_batches(dataset, np.array([1]), 0, 4, 0, 1)
 

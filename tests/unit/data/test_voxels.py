@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from hvd_r2n2.data.extras import require
+from hvd_r2n2.common.extras import require
 from hvd_r2n2.data.voxels import mesh_from_voxels, picture_scale, voxelise
 
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from hvd_r2n2.models import NETWORKS, create_model, voxel_cross_entropy
+from hvd_r2n2.models import create_model, voxel_cross_entropy
 from hvd_r2n2.models.layers import add_unpooled_, conv_of_unpooled, unpool
 
 TOLERANCE = 1e-10
+FIVE = ("3d-lstm-1", "3d-gru-1", "3d-lstm-3", "3d-gru-3", "res3d-gru-3")
 
 
 def outputs_and_gradients(
@@ -42,9 +43,14 @@ def assert_forms_agree(name: str, num_views: int, **settings: object) -> None:
 
 
 @pytest.mark.parametrize("preset", ["released-code", "paper"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FIVE)
 def test_forms_agree(name: str, preset: str) -> None:
     assert_forms_agree(name, num_views=3, width=0.06, preset=preset)
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_forms_agree_with_towers(name: str) -> None:
+    assert_forms_agree(name, num_views=2, width=1 / 16, cross=["encoder.fc7", "decoder.block11"])
 
 
 @pytest.mark.parametrize("name", ["3d-lstm-3", "res3d-gru-3"])

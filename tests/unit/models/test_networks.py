@@ -1,6 +1,7 @@
 """Sizes, shapes, stages, initial weights and errors of the five networks."""
 
 import math
+from itertools import chain
 
 import pytest
 import torch
@@ -21,8 +22,8 @@ def images(num_views: int = 1, batch: int = 1, seed: int = 0) -> torch.Tensor:
     return torch.rand(num_views, batch, 3, 127, 127, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_five_networks_and_no_other_are_known() -> None:
-    assert set(NETWORKS) == set(PUBLISHED_PARAMETERS)
+def test_the_five_networks_alexnet_and_no_other_are_known() -> None:
+    assert set(NETWORKS) == {*PUBLISHED_PARAMETERS, "alexnet"}
 
 
 @pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
@@ -49,20 +50,26 @@ def test_layers_have_the_papers_channels_and_kernels() -> None:
     assert shapes["decoder.block11.weight"] == (2, 32, 3, 3, 3)
 
 
+def every_tensor(model: ReconstructionNetwork, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    stages = model.stages()
+    return run_stages(stages, {"images": inputs}, [tensor.name for stage in stages for tensor in stage.outputs])
+
+
 @pytest.mark.parametrize("form", ["fast", "plain"])
 @pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
 def test_every_side_is_the_references(name: str, form: str) -> None:
-    model = create_model(name, width=TINY, form=form)
-    stages, tensor = model.stages(), images(num_views=2)
-    sides = []
-    for stage in stages:
-        tensor = stage.module(tensor)
-        assert tensor.ndim == len(stage.outputs[0].axes), stage.name
-        sides.append(tensor.shape[-1])
-        if tensor.ndim == 5 and stage.name != "encoder.fc7":
-            assert tensor.shape[-2] == tensor.shape[-1]
-    features, rows = 1024 * TINY, 4
-    assert sides == [64, 33, 17, 9, 5, 3, round(features), rows, rows, 8, 16, 32, 32, 32]
+    tensors = every_tensor(create_model(name, width=TINY, form=form), images(num_views=2))
+    sides = {f"block{number}": side for number, side in enumerate((64, 33, 17, 9, 5, 3), start=1)}
+    sides |= {"projections": 4, "hidden": 4, "block7": 8, "block8": 16, "block9": 32, "block10": 32, "logits": 32}
+    for tensor, side in sides.items():
+        shape = tensors[tensor].shape
+        assert shape[-2:] == (side, side), tensor
+        if tensor not in ("projections", *(f"block{number}" for number in range(1, 7))):
+            assert shape[-3] == side, tensor
+    assert tensors["features"].shape == (2, 1, round(1024 * TINY))
+    if name == "res3d-gru-3":
+        before_the_pool = [tensors[f"block{number}.a"].shape[-1] for number in range(1, 7)]
+        assert before_the_pool == [127, 64, 33, 17, 9, 5]
 
 
 @pytest.mark.parametrize("name", ["3d-lstm-1", "res3d-gru-3"])
@@ -88,22 +95,33 @@ def test_larger_grids_add_unpool_blocks_of_half_the_channels() -> None:
     assert channels(128) == below | {"block9_64": 32, "block9_128": 16, "block10": 8, "block11": 2}
 
 
+def test_stages_are_a_convolution_deep_and_called_after_the_blocks() -> None:
+    plain = [f"encoder.block{number}" for number in range(1, 7)] + ["encoder.fc7", "recurrence.projection"]
+    plain_end = [f"decoder.block{number}" for number in range(7, 12)]
+    gru = ["recurrence.unit.gates", "recurrence.unit.candidate"]
+    halves = [[name] if name.endswith("block11") else [f"{name}.a", f"{name}.b"] for name in plain[:6] + plain_end]
+    expected = {
+        "3d-lstm-3": [*plain, "recurrence.unit", *plain_end],
+        "3d-gru-3": [*plain, *gru, *plain_end],
+        "res3d-gru-3": [*chain(*halves[:6]), *plain[6:], *gru, *chain(*halves[6:])],
+    }
+    for name, names in expected.items():
+        assert [stage.name for stage in create_model(name, width=TINY).stages()] == names
+
+
 @pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
-def test_stages_in_order_give_forward_exactly(name: str) -> None:
+def test_stages_in_order_give_forward_and_hold_the_networks_parameters(name: str) -> None:
     model = create_model(name, width=TINY)
     inputs = images(num_views=3, batch=2)
     stages = model.stages()
-    modules = dict(model.named_modules())
-    assert all(modules[stage.name] is stage.module for stage in stages)
-    assert [stage.views for stage in stages] == ["each"] * 8 + ["fold"] + ["none"] * 5
-    tensors = {"images": inputs}
-    for stage in stages:
-        tensors[stage.outputs[0].name] = stage.module(tensors[stage.inputs[0].name])
-    expected = model(inputs)
-    assert torch.equal(tensors["logits"], expected)
-    assert set(run_stages(stages, {"images": inputs})) == {"logits"}
-    stage_parameters = {id(parameter) for stage in stages for parameter in stage.module.parameters()}
-    assert stage_parameters == {id(parameter) for parameter in model.parameters()}
+    views = [stage.views for stage in stages]
+    num_folds = 2 if "gru" in name else 1
+    num_each = 14 if "res" in name else 8
+    assert views == ["each"] * num_each + ["fold"] * num_folds + ["none"] * (9 if "res" in name else 5)
+    assert torch.equal(run_stages(stages, {"images": inputs}, {"logits"})["logits"], model(inputs))
+    stage_parameters = [id(parameter) for stage in stages for parameter in stage.module.parameters()]
+    assert len(stage_parameters) == len(set(stage_parameters))
+    assert set(stage_parameters) == {id(parameter) for parameter in model.parameters()}
 
 
 @pytest.mark.parametrize("name", ["3d-lstm-3", "res3d-gru-3"])
@@ -113,21 +131,13 @@ def test_stages_can_be_run_a_view_and_a_sample_at_a_time(name: str) -> None:
     stages = model.stages()
     logits = []
     for sample in range(2):
-        state = None
+        states: dict[str, torch.Tensor] = {}
         for view in range(3):
-            tensor = inputs[view : view + 1, sample : sample + 1]
-            for stage in stages:
-                if stage.views == "each":
-                    tensor = stage.module(tensor)
-                elif stage.views == "fold":
-                    state = stage.module.initial_state(tensor[0]) if state is None else state
-                    state = stage.module.step(tensor[0], state)
-        assert state is not None
-        tensor = state[0]
-        for stage in stages:
-            if stage.views == "none":
-                tensor = stage.module(tensor)
-        logits.append(tensor)
+            tensors = {"images": inputs[view : view + 1, sample : sample + 1]} | states
+            before_decoder = [stage for stage in stages if stage.views != "none"]
+            states = run_stages(before_decoder, tensors, ("hidden", "cell") if "lstm" in name else ("hidden",))
+        decoder = [stage for stage in stages if stage.views == "none"]
+        logits.append(run_stages(decoder, states, {"logits"})["logits"])
     torch.testing.assert_close(torch.cat(logits), model(inputs), rtol=0, atol=1e-12)
 
 
@@ -148,11 +158,13 @@ def test_the_order_of_views_matters_and_the_last_state_is_decoded() -> None:
 
 def test_gru_with_update_gate_open_keeps_its_state_zero() -> None:
     model = create_model("3d-gru-1", width=TINY).double()
-    unit = model.get_submodule("recurrence.unit")
-    channels = unit.gates.out_channels // 2
+    gates = model.get_submodule("recurrence.unit.gates")
+    channels = gates.out_channels // 2
+    unit = [stage for stage in model.stages() if stage.views == "fold"]
+    projections = torch.randn(2, 1, 3, channels, 4, 4, 4, dtype=torch.float64)
     with torch.no_grad():
-        unit.gates.bias[:channels] = 1000.0
-        hidden = unit(torch.randn(2, 1, 3, channels, 4, 4, 4, dtype=torch.float64))
+        gates.bias[:channels] = 1000.0
+        hidden = run_stages(unit, {"projections": projections}, {"hidden"})["hidden"]
     assert torch.equal(hidden, torch.zeros_like(hidden))
 
 
@@ -246,13 +258,17 @@ def test_bf16_autocast_gives_finite_logits_and_gradients_near_float32() -> None:
     [
         ({"name": "res3d-gru3"}, "unknown network 'res3d-gru3': did you mean 'res3d-gru-3'"),
         ({"name": "3D-LSTM-1"}, "did you mean '3d-lstm-1'"),
-        ({"name": "resnet"}, "unknown network 'resnet': .*known: 3d-lstm-1"),
+        ({"name": "vgg"}, "unknown network 'vgg': .*known: .*3d-lstm-1"),
         ({"preset": "papers"}, "unknown preset 'papers': did you mean 'paper'"),
         ({"form": "quick"}, "unknown form 'quick'.*fast, plain"),
         ({"width": 0.0}, "width 0.0"),
         ({"width": math.nan}, "width nan"),
         ({"voxel_resolution": 48}, "voxel_resolution 48 .*32, 64 or 128"),
         ({"seed": -1}, "seed -1"),
+        ({"num_classes": 13}, "num_classes 13 means nothing for 3d-gru-1 .*width, cross, preset, voxel_resolution"),
+        ({"name": "alexnet", "voxel_resolution": 32}, "voxel_resolution 32 means nothing for alexnet"),
+        ({"name": "alexnet", "preset": "paper"}, "preset 'paper' means nothing for alexnet"),
+        ({"name": "alexnet", "form": "plain"}, "form 'plain' means nothing for alexnet"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, object], message: str) -> None:

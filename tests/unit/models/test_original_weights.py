@@ -252,11 +252,13 @@ def test_a_wrong_number_of_arrays_is_named(tmp_path: Path, count: int) -> None:
         {"name": "res3d-gru-3", "width": 0.5},
         {"name": "res3d-gru-3", "voxel_resolution": 64},
         {"name": "res3d-gru-3", "preset": "paper"},
+        {"name": "res3d-gru-3", "cross": ["encoder.fc7"]},
+        {"name": "alexnet", "num_classes": 2},
     ],
 )
 def test_another_network_is_refused_with_the_right_one_named(tmp_path: Path, settings: dict[str, object]) -> None:
     model = create_model(**settings)
-    with pytest.raises(ValueError, match="are for res3d-gru-3, preset released-code, width 1, 32³; this network is"):
+    with pytest.raises(ValueError, match="are for res3d-gru-3, width 1.0, .*; this network is"):
         load_original_weights(model, tmp_path / "weights.npy")
     with pytest.raises(ValueError, match="are for res3d-gru-3"):
         save_original_weights(model, tmp_path / "weights.npy")

@@ -1,10 +1,9 @@
 import csv
 import io
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +24,9 @@ from hvd_r2n2.training.evaluation import (
     evaluate,
 )
 from hvd_r2n2.training.evaluation_report import EvaluatedThreshold, EvaluationReport
+from tests.thread_ranks import on_ranks
 from tests.tiny_data import write_tiny_data
 
-T = TypeVar("T")
 RESOLUTION = 32
 CPU = torch.device("cpu")
 
@@ -40,38 +39,6 @@ class Blur(nn.Module):
         brightness_BDD = nn.functional.adaptive_avg_pool2d(images_VBCHW.mean(dim=(0, 2)), RESOLUTION)
         score_BDDD = (0.9 - brightness_BDD)[..., None] * torch.linspace(1, 8, RESOLUTION, dtype=images_VBCHW.dtype)
         return torch.stack((torch.zeros_like(score_BDDD), score_BDDD), dim=1)
-
-
-class ThreadRank(Alone):
-    """One of several ranks that are threads of this process; gathering is all that evaluation needs."""
-
-    def __init__(self, rank: int, size: int, shelf: dict[int, Any], meeting: threading.Barrier) -> None:
-        super().__init__()
-        self.rank = self.local_rank = rank
-        self.size = self.local_size = size
-        self._shelf, self._meeting = shelf, meeting
-
-    def all_gather_object(self, value: T) -> list[T]:
-        self._shelf[self.rank] = value
-        self._meeting.wait(timeout=60)
-        return [self._shelf[rank] for rank in range(self.size)]
-
-
-def on_ranks(size: int, job: Callable[[Communicator], T]) -> list[T]:
-    shelf: dict[int, Any] = {}
-    meeting = threading.Barrier(size)
-    results: dict[int, T] = {}
-
-    def run(rank: int) -> None:
-        results[rank] = job(ThreadRank(rank, size, shelf, meeting))
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == size, "a rank failed; its exception is among the warnings"
-    return [results[rank] for rank in range(size)]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,119 @@
+"""The arms of a benchmark: what each one computes, with how many processes, as plain data."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from hvd_r2n2.config import Config, with_overrides
+
+Kind = Literal["engine", "copies", "ddp", "horovod"]
+
+ONE_DEVICE = "one-device"
+BOUND = "bound"
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """One of the things that are compared."""
+
+    name: str
+    """Name in tables."""
+    kind: Kind = "engine"
+    """`engine`: one process trains as `hvd_r2n2.train` does. `copies`: each process trains on its own, all at once.
+    `ddp`: ranks of torch's DistributedDataParallel. `horovod`: ranks under mpirun, as `hvd_r2n2.train` has them."""
+    processes: int = 1
+    """How many; each but an `engine` has one device."""
+    overrides: tuple[str, ...] = ()
+    """What differs from the benchmark's settings: section.key=value."""
+    accumulations: tuple[int, ...] = ()
+    """Numbers of micro-batches (train.accumulation) that are tried first: the fastest becomes the arm's."""
+
+    def config(self, config: Config) -> Config:
+        """Return the arm's settings.
+
+        Raises:
+            ValueError: they are not possible.
+        """
+        return with_overrides(config, self.overrides, f"arm {self.name}")
+
+    def with_overrides(self, *overrides: str) -> ArmSpec:
+        """Return the arm with more overrides."""
+        return replace(self, overrides=(*self.overrides, *overrides))
+
+    def with_accumulation(self, count: int) -> ArmSpec:
+        """Return the arm with so many micro-batches, and no others to try."""
+        return replace(self.with_overrides(f"train.accumulation={count}"), accumulations=())
+
+    def samples(self, config: Config) -> int:
+        """Return the samples that all processes together take in a step."""
+        return self.config(config).train.batch_size * (self.processes if self.kind == "copies" else 1)
+
+
+_SPLIT_ARMS = (
+    ArmSpec(ONE_DEVICE),
+    ArmSpec(BOUND, kind="copies", processes=2),
+    ArmSpec("naive", overrides=("split.strategy=pipeline", "split.micro_batches=1")),
+    ArmSpec("pipeline", overrides=("split.strategy=pipeline",)),
+    ArmSpec("kernel", overrides=("split.strategy=kernel",)),
+    ArmSpec("spatial", overrides=("split.strategy=spatial",)),
+    ArmSpec("ddp", kind="ddp", processes=2),
+)
+
+
+def split_arms(
+    config: Config, names: Sequence[str] | None = None, changes: Sequence[Sequence[str]] = ()
+) -> tuple[ArmSpec, ...]:
+    """Return the arms of `benchmark split`.
+
+    Args:
+        config: the benchmark's settings, for one device.
+        names: which of the usual ones; None for all that go with the network.
+        changes: NAME SECTION.KEY=VALUE …: settings of one of the usual arms, or a new arm.
+
+    Raises:
+        ValueError: an unknown name, or settings that are not possible.
+    """
+    usual = {arm.name: arm for arm in _SPLIT_ARMS if arm.name != "spatial" or not config.model.classifies}
+    for name in names or ():
+        if name not in usual:
+            near = difflib.get_close_matches(name, usual, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"--arms: {name} is not known, {hint}(known: {', '.join(usual)})")
+    arms = {name: usual[name] for name in (names or usual)}
+    for name, *overrides in changes:
+        if not overrides:
+            raise ValueError(f"--arm {name}: write NAME SECTION.KEY=VALUE …, such as {name} split.micro_batches=8")
+        if name in usual:
+            arms[name] = usual[name].with_overrides(*overrides)
+        elif any(override.startswith("split.strategy=") for override in overrides):
+            arms[name] = ArmSpec(name, overrides=tuple(overrides))
+        else:
+            raise ValueError(f"--arm {name}: a new arm needs split.strategy=… (the usual ones: {', '.join(usual)})")
+    for arm in arms.values():
+        arm.config(config)
+    return tuple(arms.values())
+
+
+def rank_arms(config: Config) -> tuple[ArmSpec, ...]:
+    """Return the arms of `benchmark ranks`.
+
+    weak: each of 2 ranks has the batch that one rank has; strong: they share it.
+    """
+    weak = f"train.batch_size={2 * config.train.batch_size}"
+    return (
+        ArmSpec(ONE_DEVICE),
+        ArmSpec(BOUND, kind="copies", processes=2),
+        ArmSpec("ddp-1", kind="ddp", processes=1),
+        ArmSpec("horovod-2-weak", kind="horovod", processes=2, overrides=(weak,)),
+        ArmSpec("ddp-2-weak", kind="ddp", processes=2, overrides=(weak,)),
+        ArmSpec("horovod-2-strong", kind="horovod", processes=2),
+        ArmSpec("ddp-2-strong", kind="ddp", processes=2),
+    )
+
+
+def possible_accumulations(num_samples: int) -> list[int]:
+    """Return the numbers of micro-batches, 16 to 1, that the samples of one process can be cut into evenly."""
+    return [count for count in (16, 8, 4, 2, 1) if num_samples % count == 0]

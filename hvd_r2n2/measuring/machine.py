@@ -1,0 +1,92 @@
+"""What a benchmark may use of this machine, and what each process of an arm gets of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hvd_r2n2.comm import launch_environment
+from hvd_r2n2.config import Config
+from hvd_r2n2.measuring.arms import ArmSpec
+
+_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The devices that all arms share.
+
+    All arms run on the same cores: as many as the devices have threads. The processes of an arm share them out.
+    """
+
+    num_devices: int
+    """Devices of a split."""
+    threads: int
+    """Threads of a CPU device."""
+    cores: tuple[int, ...]
+    gpus: tuple[str, ...]
+    """What CUDA_VISIBLE_DEVICES calls the GPUs; none where the arms run on CPUs."""
+
+    @staticmethod
+    def find(config: Config) -> Machine:
+        """Look at this machine; `train.cpu_threads` are those of one device, by default its share of the cores.
+
+        Raises:
+            ValueError: GPUs are asked for and there are none.
+        """
+        num_devices = len(config.split.devices or (0, 0))
+        allowed = sorted(os.sched_getaffinity(0))
+        threads = config.train.cpu_threads or max(1, len(allowed) // num_devices)
+        count = 0 if config.train.device == "cpu" else torch.cuda.device_count()
+        if config.split.devices is not None and config.split.devices[0].startswith("cpu"):
+            count = 0
+        if config.train.device == "cuda" and count == 0:
+            raise ValueError("train.device=cuda: no GPU is seen here (use train.device=cpu)")
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = named.split(",")[:count] if named else [str(number) for number in range(count)]
+        return Machine(num_devices, threads, tuple(allowed[: num_devices * threads]), tuple(gpus))
+
+    @property
+    def device_type(self) -> str:
+        """Kind of the devices: `cpu` or `cuda`."""
+        return "cuda" if self.gpus else "cpu"
+
+    def why_not(self, arm: ArmSpec) -> str | None:
+        """Say why an arm is not possible here; None if it is."""
+        if arm.kind in ("ddp", "horovod") and self.gpus and len(self.gpus) < arm.processes:
+            return f"{arm.processes} ranks need {arm.processes} GPUs, {len(self.gpus)} seen"
+        return None
+
+    def settings(self, arm: ArmSpec, config: Config) -> Config:
+        """Return an arm's settings with the device and the threads of each of its processes."""
+        own = arm.config(config)
+        num_devices = self.num_devices if own.split.strategy != "none" else 1
+        if self.gpus:
+            return arm.with_overrides("train.device=cuda", "train.cpu_threads=null").config(config)
+        return arm.with_overrides("train.device=cpu", f"train.cpu_threads={num_devices * self.threads}").config(config)
+
+    def cores_of(self, arm: ArmSpec, rank: int) -> tuple[int, ...]:
+        """Return the cores of one process: all of them, or its share where there are enough for all."""
+        share = len(self.cores) // self.num_devices
+        if arm.processes == 1 or share < self.threads:
+            return self.cores
+        return self.cores[rank % self.num_devices * share :][:share]
+
+    def environment(self, arm: ArmSpec, rank: int | None) -> Mapping[str, str]:
+        """Return the environment of one process; None for the launcher of them all."""
+        own = launch_environment() | {"OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
+        if self.gpus and rank is not None and arm.processes > 1:
+            own["CUDA_VISIBLE_DEVICES"] = self.gpus[rank % len(self.gpus)]
+        return own
+
+
+def available_memory_bytes() -> int:
+    """Return the memory that processes may still take on this machine."""
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    limit = _MEMORY_LIMIT.read_text(encoding="utf-8").strip() if _MEMORY_LIMIT.exists() else "max"
+    return min(free, int(limit)) if limit.isdigit() else free

@@ -1,0 +1,132 @@
+"""Arms in turn: each takes one step a round, in another order every round, while the others wait."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from hvd_r2n2.common.statistics import Spread
+from hvd_r2n2.config import Config
+from hvd_r2n2.data.progress import show_progress
+from hvd_r2n2.measuring.arms import ArmSpec
+from hvd_r2n2.measuring.machine import Machine, available_memory_bytes
+from hvd_r2n2.measuring.messages import Done, Ready
+from hvd_r2n2.measuring.result import ArmResult, step_s
+from hvd_r2n2.measuring.team import Team
+
+_TIMED_STEPS_OF_A_TRIAL = 2
+_USABLE_MEMORY = 0.8
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the arms of one run gave."""
+
+    results: tuple[ArmResult, ...]
+    is_releasing: bool
+    """Whether arms gave their memory back after each step, since all together would not have had enough: each step
+    came after one that was not timed."""
+
+
+def choose_accumulation(
+    arm: ArmSpec, config: Config, machine: Machine, num_views: int, report: Callable[[str], None]
+) -> tuple[ArmSpec, Mapping[int, float]]:
+    """Try an arm's numbers of micro-batches; return the arm with the fastest, and the median step of each in seconds.
+
+    The most come first, for they need the least memory; once there is not enough for fewer, the rest is left out.
+    """
+    trials: dict[int, float] = {}
+    if not arm.accumulations:
+        return arm, trials
+    counts = sorted(arm.accumulations, reverse=True)
+    limit = _memory_limit(machine)
+    with _folder() as folder, Team(arm, machine, folder) as team:
+        for count, following in zip(counts, [*counts[1:], 1], strict=True):
+            team.prepare(arm.with_accumulation(count), config)
+            team.step(num_views)
+            steps = [team.step(num_views) for _ in range(_TIMED_STEPS_OF_A_TRIAL)]
+            trials[count] = Spread.of([step_s(step) for step in steps]).median
+            report(f"{arm.name}: {count} micro-batch(es): {trials[count]:.3f} s a step")
+            memory = [memory for done in steps[-1] for memory in done.memory]
+            needed = sum(m.peak_bytes + m.saved * (count // following - 1) for m in memory)
+            if needed > limit:
+                report(f"{arm.name}: fewer micro-batches would need {needed / 2**30:.1f} GiB, they are left out")
+                break
+    best = min(trials, key=lambda count: trials[count])
+    return arm.with_accumulation(best), trials
+
+
+def measure(
+    arms: Sequence[ArmSpec],
+    config: Config,
+    machine: Machine,
+    *,
+    num_views: int,
+    rounds: int,
+    warmup: int,
+    report: Callable[[str], None],
+) -> Measurement:
+    """Measure `rounds` steps of each arm after `warmup` that do not count.
+
+    Raises:
+        JobError: an arm has failed; the processes of all arms have ended then.
+        ValueError: an arm's settings are not possible.
+    """
+    found: dict[str, list[tuple[Done, ...]]] = {arm.name: [] for arm in arms}
+    readies: dict[str, Ready] = {}
+    available = available_memory_bytes()
+    steps = len(arms) * (warmup + rounds)
+    with _folder() as folder, ExitStack() as stack, show_progress("steps", steps, report) as advance:
+        teams = {arm.name: stack.enter_context(Team(arm, machine, folder)) for arm in arms}
+        resident = 0
+        for arm in arms:
+            team = teams[arm.name]
+            readies[arm.name] = team.prepare(arm, config)
+            for _ in range(warmup):
+                done = team.step(num_views)
+                advance(1)
+            resident += sum(process.resident_bytes for process in done)
+            team.release()
+        is_releasing = resident > _USABLE_MEMORY * available
+        for number in range(rounds):
+            for name in rotated(list(teams), number):
+                if is_releasing:
+                    teams[name].step(num_views)
+                found[name].append(tuple(teams[name].step(num_views)))
+                if is_releasing:
+                    teams[name].release()
+                advance(1)
+    results = tuple(
+        ArmResult(arm, readies[arm.name].devices, readies[arm.name].notes, arm.samples(config), tuple(found[arm.name]))
+        for arm in arms
+    )
+    return Measurement(results, is_releasing)
+
+
+def rotated(names: Sequence[str], number: int) -> list[str]:
+    """Return the order of a round: over as many rounds as there are names, each comes once at each place."""
+    start = number % len(names)
+    return [*names[start:], *names[:start]]
+
+
+def with_trials(measurement: Measurement, trials: Mapping[str, Mapping[int, float]]) -> Measurement:
+    """Return the measurement with what was tried before it, by arm."""
+    results = tuple(replace(result, trials=trials.get(result.arm.name, {})) for result in measurement.results)
+    return replace(measurement, results=results)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="hvd_r2n2-") as folder:
+        yield Path(folder)
+
+
+def _memory_limit(machine: Machine) -> float:
+    if machine.gpus:
+        return _USABLE_MEMORY * torch.cuda.get_device_properties(0).total_memory
+    return _USABLE_MEMORY * available_memory_bytes()

@@ -1,0 +1,162 @@
+"""One process's part of an arm: whole training steps, by the engine that training uses or by torch's DDP."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from hvd_r2n2.comm import Alone, Communicator
+from hvd_r2n2.common.memory import DeviceMemory, MemoryCounter, device_memory
+from hvd_r2n2.common.stages import Stage
+from hvd_r2n2.config import Config
+from hvd_r2n2.measuring.inputs import random_inputs
+from hvd_r2n2.models import Network
+from hvd_r2n2.training.build_engine import build_engine
+from hvd_r2n2.training.engine import StepReport
+from hvd_r2n2.training.forward import mean_loss, samples_axis
+from hvd_r2n2.training.optimizer import build_optimizer
+from hvd_r2n2.training.placement import Placement, place_rank
+from hvd_r2n2.training.precision import weights_dtype
+from hvd_r2n2.training.setup import build_model
+from hvd_r2n2.training.step import share_of_batch
+from hvd_r2n2.training.tasks import create_task
+
+
+class EngineRunner:
+    """Steps as `hvd_r2n2.train` takes them, with its own share of the batch where there are ranks."""
+
+    def __init__(self, config: Config, communicator: Communicator) -> None:
+        """Make network and optimizer; every rank calls it.
+
+        Raises:
+            ValueError: the settings are not possible.
+        """
+        self.config = config
+        self.placement = place_rank(config, communicator, lambda text: None)
+        self.num_samples = share_of_batch(config, communicator.size)
+        self.model, loss_stage = _network(config, self.placement)
+        self.notes: list[str] = []
+        self._engine = build_engine(
+            config, self.model, loss_stage, communicator, self.placement, report=self.notes.append
+        )
+
+    def step(self, inputs: Mapping[str, Tensor]) -> StepReport:
+        """Take one step."""
+        return self._engine.step(inputs, self.config.optimizer.learning_rate)
+
+    def memory(self) -> tuple[DeviceMemory, ...]:
+        """Return what each device holds, with the peak since the last call."""
+        return self._engine.memory()
+
+    def close(self) -> None:
+        """End its threads."""
+        self._engine.close()
+
+
+class DistributedRunner:
+    """The same steps by torch's DistributedDataParallel, with its own defaults, over Gloo or NCCL.
+
+    As in training, the gradient's norm is computed.
+    """
+
+    def __init__(self, config: Config, rank: int, size: int, store: Path) -> None:
+        """Join the other ranks and make network and optimizer; every rank calls it.
+
+        Raises:
+            ValueError: the settings are not possible.
+        """
+        self.config = config
+        self.notes: list[str] = []
+        self.placement = place_rank(config, Alone(), lambda text: None)
+        self.num_samples = share_of_batch(config, size)
+        device = self.placement.devices[0]
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine, whatever its name means
+        torch.distributed.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", init_method=f"file://{store}", rank=rank, world_size=size
+        )
+        self.model, loss_stage = _network(config, self.placement)
+        self._module = _Loss(config, self.model, loss_stage)
+        self._parallel = DistributedDataParallel(self._module)
+        self._optimizer = build_optimizer(config.optimizer, self.model.parameters())
+        self._counter = MemoryCounter(self.model.parameters())
+        self._last_gradient_s = 0.0
+        for parameter in self.model.parameters():
+            parameter.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]
+
+    def step(self, inputs: Mapping[str, Tensor]) -> StepReport:
+        """Take one step."""
+        parts, loss = self.config.train.accumulation, torch.zeros((), dtype=torch.float64)
+        chunks = {name: t.chunk(parts, dim=self._module.samples_axis(name)) for name, t in inputs.items()}
+        self._optimizer.zero_grad()
+        for number in range(parts):
+            is_last = number == parts - 1
+            with (
+                self._counter.counting(),
+                contextlib.nullcontext() if is_last else self._parallel.no_sync(),
+            ):
+                part = self._parallel({name: chunk[number] for name, chunk in chunks.items()}) / parts
+                part.backward()
+            loss += part.detach().double().cpu()
+        end = time.perf_counter()
+        parameters = list(self.model.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).item()
+        self._optimizer.step()
+        rate = self.config.optimizer.learning_rate
+        return StepReport(loss.item(), norm, rate, communication_s=end - self._last_gradient_s)
+
+    def memory(self) -> tuple[DeviceMemory, ...]:
+        """Return what the device holds, with the peak since the last call.
+
+        DDP sends buckets, which hold all gradients a second time.
+        """
+        parameters = list(self.model.parameters())
+        found = device_memory(parameters, [self._optimizer], self._counter, self.placement.devices[0])
+        return (replace(found, gradients=2 * found.gradients),)
+
+    def close(self) -> None:
+        """Leave the other ranks."""
+        torch.distributed.destroy_process_group()
+
+    def _note_gradient(self, parameter: Tensor) -> None:
+        self._last_gradient_s = time.perf_counter()
+
+
+Runner = EngineRunner | DistributedRunner
+
+
+def random_batch(runner: Runner, num_views: int) -> dict[str, Tensor]:
+    """Return the batch that a runner is to train on, on its first device."""
+    return random_inputs(runner.config, runner.model, runner.num_samples, num_views, runner.placement.devices[0])
+
+
+class _Loss(torch.nn.Module):
+    """The network with its loss, as one module."""
+
+    def __init__(self, config: Config, model: Network, loss_stage: Stage) -> None:
+        super().__init__()
+        self.model = model
+        self._config, self._stages, self._loss_stage = config, model.stages(), loss_stage
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Give the mean loss."""
+        return mean_loss(self._config, self._stages, self._loss_stage, inputs)
+
+    def samples_axis(self, name: str) -> int:
+        """Return the number of the axis of samples of an input."""
+        return samples_axis(self._stages, self._loss_stage, name)
+
+
+def _network(config: Config, placement: Placement) -> tuple[Network, Stage]:
+    """Return the network on the first device, and its loss."""
+    model = build_model(config.model, config.train.seed).to(placement.devices[0], weights_dtype(config.train.dtype))
+    model.train()
+    return model, create_task(config).loss_stage()

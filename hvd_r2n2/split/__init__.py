@@ -1,0 +1,8 @@
+"""Splits a network's stages over the local devices of one rank: strategies, programs, executor."""
+
+from hvd_r2n2.split.executor import Options as SplitOptions
+from hvd_r2n2.split.network import STRATEGIES, Plan, SplitNetwork
+from hvd_r2n2.split.program import TaskTime
+from hvd_r2n2.split.shards import Shard, put, take
+
+__all__ = ["STRATEGIES", "Plan", "Shard", "SplitNetwork", "SplitOptions", "TaskTime", "put", "take"]

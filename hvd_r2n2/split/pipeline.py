@@ -1,0 +1,215 @@
+"""The pipeline: consecutive stages on each device, micro-batches of samples (and chunks of views) flowing through.
+
+    device 0   F0 F1 B0 F2 B1 B2            1F1B with 3 micro-batches: forward of one, backward of one,
+    device 1      F0 B0 F1 B1 F2 B2         in turn, as soon as there is something to do
+
+Sources: GPipe (Huang et al. 2019) for fill-drain, PipeDream-Flush (Narayanan et al. 2021) for 1F1B.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+
+from hvd_r2n2.common.stages import NamedTensor, Stage
+from hvd_r2n2.split.program import LOSS, Call, Fragment, Input, Key, Piece, Program, Task
+
+CallCost = Callable[[Call], tuple[float, float]]
+"""Seconds of a call's forward and backward run."""
+
+
+def pipeline_pieces(
+    stages: Sequence[Stage], num_devices: int, cut: Sequence[str], *, views_in_chunks: bool
+) -> tuple[Piece, ...]:
+    """Give each device its consecutive stages; `cut` names the first stage of every device but the first.
+
+    Where views come in chunks, a piece ends with the last stage that has to do with views.
+
+    Raises:
+        ValueError: `cut` does not name that many stages in their order, or cuts the recurrent unit.
+    """
+    names = [stage.name for stage in stages]
+    _check_cut(stages, num_devices, cut)
+    starts = [0, *(names.index(name) for name in cut), len(names)]
+    pieces = []
+    for device, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+        runs = [list(range(start, end))]
+        if views_in_chunks:
+            viewed = [number for number in runs[0] if stages[number].views != "none"]
+            runs = [run for run in (viewed, [number for number in runs[0] if number not in viewed]) if run]
+        for run in runs:
+            members = tuple(names[number] for number in run)
+            pieces.append(Piece(members[0] if len(members) == 1 else f"{members[0]}…{members[-1]}", members, device))
+    return tuple(pieces)
+
+
+def pipeline_program(
+    stages: Sequence[Stage],
+    num_devices: int,
+    micro_batches: Sequence[int],
+    chunks: Sequence[int],
+    cut: Sequence[str],
+    *,
+    schedule: str = "1f1b",
+    views_in_chunks: bool | None = None,
+    cost: CallCost | None = None,
+) -> Program:
+    """Give the program of a step.
+
+    Args:
+        stages: the network's, ending with the loss.
+        num_devices: how many the stages are spread over.
+        micro_batches: samples of each.
+        chunks: views of each chunk; one chunk takes all views at once.
+        cut: first stage of every device but the first.
+        schedule: `1f1b`, or `fill-drain` (all forward, then all backward).
+        views_in_chunks: cut the pieces for chunks of views even if there is only one chunk (by default, if there are more).
+        cost: of each call, for the order of tasks; by default proportional to samples and views.
+
+    Raises:
+        ValueError: see `pipeline_pieces`.
+    """
+    pieces = pipeline_pieces(stages, num_devices, cut, views_in_chunks=len(chunks) > 1 if views_in_chunks is None else views_in_chunks)
+    by_name = {stage.name: stage for stage in stages}
+    members = {piece: [by_name[name] for name in piece.stages] for piece in pieces}
+    calls: list[Call] = []
+    for micro_batch, size in enumerate(micro_batches):
+        for piece in pieces:
+            is_viewed = any(stage.views != "none" for stage in members[piece])
+            for chunk in range(len(chunks)) if is_viewed else (None,):
+                later = [stage for other in pieces if other != piece for stage in members[other]]
+                outputs = _outputs(members[piece], later, micro_batch, chunk, len(chunks))
+                weight = size / sum(micro_batches) if any(key.tensor == LOSS for key in outputs) else 0.0
+                inputs = _inputs(members[piece], stages, micro_batch, chunk, len(chunks))
+                calls.append(Call(piece, micro_batch, chunk, inputs, outputs, weight))
+    sizes = tuple(micro_batches)
+    program = Program("pipeline", num_devices, sizes, tuple(chunks), tuple(calls), ())
+    orders = _orders(program, schedule, cost or _proportional(sizes, tuple(chunks)))
+    return Program("pipeline", num_devices, sizes, tuple(chunks), tuple(calls), orders)
+
+
+def _check_cut(stages: Sequence[Stage], num_devices: int, cut: Sequence[str]) -> None:
+    names = [stage.name for stage in stages]
+    for name in cut:
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+            hint = f"did you mean {nearest[0]}? " if nearest else ""
+            raise ValueError(f"split.cut: no stage is called {name} ({hint}there are: {', '.join(names[:-1])})")
+    positions = [names.index(name) for name in cut]
+    if len(cut) != num_devices - 1 or positions != sorted(set(positions)) or 0 in positions:
+        raise ValueError(
+            f"split.cut: {list(cut)} is not possible for {num_devices} devices (name the first stage of each device "
+            f"but the first, {num_devices - 1} in all, in the order of the stages, not {names[0]})"
+        )
+    for position in positions:
+        if stages[position].views == "fold" and stages[position - 1].views == "fold":
+            raise ValueError(
+                f"split.cut: {names[position]} is inside the recurrent unit, whose stages are run view by view "
+                "(cut before its first stage or after its last)"
+            )
+
+
+def _made(stages: Sequence[Stage]) -> set[str]:
+    return {tensor.name for stage in stages for tensor in stage.outputs}
+
+
+def _inputs(
+    members: Sequence[Stage], stages: Sequence[Stage], micro_batch: int, chunk: int | None, num_chunks: int
+) -> tuple[Input, ...]:
+    """Give what a piece reads: each tensor once, whole; what its own fold left at the chunk before too."""
+    fold_outputs = {tensor.name for stage in stages if stage.views == "fold" for tensor in stage.outputs}
+    found: dict[str, Input] = {}
+    made: set[str] = set()
+    for stage in members:
+        for tensor in (read.tensor for read in stage.inputs):
+            if tensor.name in made or tensor.name in found:
+                continue
+            if stage.views == "fold" and tensor.name in fold_outputs:  # a state: made later in the same view
+                if chunk:
+                    key = Key(tensor.name, micro_batch, chunk - 1)
+                    found[tensor.name] = Input(tensor, (Fragment(key),))
+                continue
+            found[tensor.name] = Input(tensor, (Fragment(_key(tensor, fold_outputs, micro_batch, chunk, num_chunks)),))
+        made |= {tensor.name for tensor in stage.outputs}
+    return tuple(found.values())
+
+
+def _key(
+    tensor: NamedTensor, fold_outputs: set[str], micro_batch: int, chunk: int | None, num_chunks: int
+) -> Key:
+    if "V" in tensor.axes:
+        return Key(tensor.name, micro_batch, chunk)
+    return Key(tensor.name, micro_batch, num_chunks - 1 if tensor.name in fold_outputs else None)
+
+
+def _outputs(
+    members: Sequence[Stage], later: Sequence[Stage], micro_batch: int, chunk: int | None, num_chunks: int
+) -> tuple[Key, ...]:
+    """Give what a piece makes that others read, that its fold needs at the next chunk, or that is the loss."""
+    read_elsewhere = {read.tensor.name for stage in later for read in stage.inputs} - _made(later)
+    states: set[str] = set()
+    made: set[str] = set()
+    for stage in members:
+        if stage.views == "fold":
+            states |= {read.tensor.name for read in stage.inputs} - made
+        made |= {tensor.name for tensor in stage.outputs}
+    keys = []
+    for stage in members:
+        for tensor in stage.outputs:
+            is_last_chunk = chunk is None or chunk == num_chunks - 1
+            is_state = tensor.name in states and not is_last_chunk
+            is_read = tensor.name in read_elsewhere and (is_last_chunk or stage.views == "each")
+            if is_state or is_read or tensor.name == LOSS:
+                keys.append(Key(tensor.name, micro_batch, None if stage.views == "none" else chunk))
+    return tuple(keys)
+
+
+def _proportional(sizes: tuple[int, ...], chunks: tuple[int, ...]) -> CallCost:
+    """Take backward as twice forward, and every stage and device as equally fast."""
+
+    def cost(call: Call) -> tuple[float, float]:
+        views = 1.0 if call.chunk is None else chunks[call.chunk] / sum(chunks)
+        return sizes[call.micro_batch] * views, 2 * sizes[call.micro_batch] * views
+
+    return cost
+
+
+def _orders(program: Program, schedule: str, cost: CallCost) -> tuple[tuple[Task, ...], ...]:
+    """Play the step: whenever a device is free it takes the backward run that is ready, else the next forward run.
+
+    Both kinds stay in the order of micro-batches, so sums of gradients do not depend on the costs. A device has at
+    most so many micro-batches under way as devices follow it, and two: one more than strict 1F1B, so that a task
+    that takes a little longer does not stop its neighbour.
+    """
+    forward: list[list[int]] = [[] for _ in range(program.num_devices)]
+    for number, call in enumerate(program.calls):
+        forward[call.piece.device].append(number)
+    backward = [sorted(queue, key=lambda n: (program.calls[n].micro_batch, -n)) for queue in forward]
+    orders: list[list[Task]] = [[] for _ in range(program.num_devices)]
+    ends: dict[Task, float] = {}
+    free = [0.0] * program.num_devices
+    while any(forward) or any(backward):
+        candidates = []
+        for device in range(program.num_devices):
+            options = []
+            if backward[device] and (schedule == "1f1b" or not forward[device]):
+                options.append(Task(backward[device][0], True))
+            limit = len(program.micro_batches) if schedule != "1f1b" else program.num_devices - device + 1
+            if forward[device] and _under_way(program, forward[device], backward[device]) < limit:
+                options.append(Task(forward[device][0], False))
+            for preference, task in enumerate(options):
+                needs = program.needs(task)
+                if all(need in ends for need in needs):
+                    start = max([free[device], *(ends[need] for need in needs)])
+                    candidates.append((start, preference, device, task))
+        assert candidates, "no task can go on"
+        start, _, device, task = min(candidates, key=lambda found: found[:3])
+        (backward if task.backward else forward)[device].pop(0)
+        orders[device].append(task)
+        free[device] = ends[task] = start + cost(program.calls[task.call])[task.backward]
+    return tuple(map(tuple, orders))
+
+
+def _under_way(program: Program, forward: Sequence[int], backward: Sequence[int]) -> int:
+    """Count the micro-batches that a device has begun and not ended, before the next forward run."""
+    return program.calls[forward[0]].micro_batch - program.calls[backward[0]].micro_batch

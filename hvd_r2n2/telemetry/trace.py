@@ -1,0 +1,109 @@
+"""The trace of a step, for Perfetto (https://ui.perfetto.dev), chrome://tracing or TensorBoard: one row a device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hvd_r2n2.common.files import replacing
+
+
+class TimedTask(Protocol):
+    """When something ran on a device; seconds from the start of the step."""
+
+    @property
+    def label(self) -> str:
+        """Name it for people."""
+        ...
+
+    @property
+    def device(self) -> int:
+        """Number of the device."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """`forward`, `backward` or what else it is."""
+        ...
+
+    @property
+    def micro_batch(self) -> int:
+        """Number of the micro-batch."""
+        ...
+
+    @property
+    def start_s(self) -> float:
+        """Start."""
+        ...
+
+    @property
+    def end_s(self) -> float:
+        """End."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemoryPoint:
+    """Memory of a device at one time of the step."""
+
+    device: int
+    time_s: float
+    held_bytes: int
+
+
+def write_trace(
+    path: Path,
+    tasks: Iterable[TimedTask],
+    devices: Sequence[str],
+    memory: Iterable[MemoryPoint] = (),
+    *,
+    rank: int = 0,
+) -> None:
+    """Write one step of a rank as Chrome trace events.
+
+    Source: the Trace Event Format (complete events X, counters C, metadata M; times in microseconds).
+
+    Args:
+        path: file to write (JSON).
+        tasks: what ran.
+        devices: names of the rank's devices, by number.
+        memory: what devices held, if known.
+        rank: number of the rank, shown as a process.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    events: list[dict[str, Any]] = [_named("process_name", rank, None, f"rank {rank}")]
+    for number, name in enumerate(devices):
+        events.append(_named("thread_name", rank, number, name))
+        events.append(
+            {"name": "thread_sort_index", "ph": "M", "pid": rank, "tid": number, "args": {"sort_index": number}}
+        )
+    for task in sorted(tasks, key=lambda task: (task.device, task.start_s)):
+        events.append(
+            {
+                "name": task.label,
+                "cat": task.kind,
+                "ph": "X",
+                "ts": task.start_s * 1e6,
+                "dur": (task.end_s - task.start_s) * 1e6,
+                "pid": rank,
+                "tid": task.device,
+                "args": {"kind": task.kind, "micro_batch": task.micro_batch},
+            }
+        )
+    for point in memory:
+        name = f"memory of {devices[point.device]}"
+        events.append(
+            {"name": name, "ph": "C", "ts": point.time_s * 1e6, "pid": rank, "args": {"bytes": point.held_bytes}}
+        )
+    with replacing(path) as partial:
+        partial.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}) + "\n", encoding="utf-8")
+
+
+def _named(what: str, rank: int, device: int | None, name: str) -> dict[str, Any]:
+    thread = {} if device is None else {"tid": device}
+    return {"name": what, "ph": "M", "pid": rank, **thread, "args": {"name": name}}

@@ -1,0 +1,35 @@
+"""The engine that the settings ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hvd_r2n2.comm import Communicator
+from hvd_r2n2.common.stages import Stage
+from hvd_r2n2.config import Config
+from hvd_r2n2.models import Network
+from hvd_r2n2.training.engine import Engine, OneDevice
+from hvd_r2n2.training.placement import Placement
+from hvd_r2n2.training.planning import make_plan
+from hvd_r2n2.training.split_engine import SplitEngine
+
+
+def build_engine(
+    config: Config,
+    model: Network,
+    loss_stage: Stage,
+    communicator: Communicator,
+    placement: Placement,
+    report: Callable[[str], None] = lambda text: None,
+) -> Engine:
+    """Return an engine for a network that lies on the first device; every rank calls it.
+
+    Raises:
+        ValueError: the split that the settings ask for is not possible.
+    """
+    if config.split.strategy == "none":
+        return OneDevice(config, model, loss_stage, communicator)
+    devices, threads = placement.devices, placement.threads_per_device
+    plan = make_plan(config, model, loss_stage, devices, threads, communicator, report)
+    return SplitEngine(config, model, loss_stage, communicator, plan, devices, threads)

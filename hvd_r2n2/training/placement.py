@@ -1,0 +1,91 @@
+"""Which local devices a rank trains on, and the threads of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from hvd_r2n2.comm import Communicator, JobError, choose_devices, gather_places, share_of_cores
+from hvd_r2n2.config import Config
+
+DEFAULT_NUM_DEVICES = 2
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The local devices of one rank."""
+
+    devices: tuple[torch.device, ...]
+    """In the order of the split; the first prepares batches. CPU devices are logical, and GPUs may be the same."""
+    threads_per_device: int
+    """Of a CPU device."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name the devices; the same GPU twice is two logical halves of it."""
+        if self.devices[0].type == "cpu":
+            return tuple(f"cpu:{number}" for number in range(len(self.devices)))
+        return tuple(str(device) for device in self.devices)
+
+
+def place_rank(config: Config, communicator: Communicator, report: Callable[[str], None]) -> Placement:
+    """Return this rank's devices, give it its share of the cores, and report every rank's; all ranks call it.
+
+    Raises:
+        ValueError: devices that are named do not exist, or GPUs do not go round.
+        JobError: the ranks' placements differ.
+    """
+    places = gather_places(communicator)
+    place = places[communicator.rank]
+    is_split = config.split.strategy != "none"
+    cores = config.train.cpu_threads or share_of_cores(place, places)
+    if config.split.devices is not None:
+        devices = _named(config.split.devices, communicator)
+    else:
+        per_rank = DEFAULT_NUM_DEVICES if is_split else 1
+        devices = choose_devices(config.train.device, place, places, per_rank)
+    threads = max(1, cores // len(devices))
+    torch.set_num_threads(cores)
+    if devices[0].type == "cuda":
+        torch.cuda.set_device(devices[0])
+    placement = Placement(devices, threads)
+    shapes = communicator.all_gather_object([devices.index(device) for device in devices])
+    apart = [rank for rank, shape in enumerate(shapes) if shape != shapes[0]]
+    if apart:
+        raise JobError(
+            f"split.devices: rank(s) {', '.join(map(str, apart))} place the parts on other devices than rank 0 "
+            f"({shapes[apart[0]]} against {shapes[0]}); all ranks need the same placement"
+        )
+    is_logical = len(set(devices)) < len(devices)
+    described = communicator.all_gather_object(
+        f"rank {place.rank} on {place.host}: {', '.join(placement.names)}"
+        + (" (logical: parts of one device)" if is_logical else "")
+        + (f", {threads} thread(s)" + (" each" if len(devices) > 1 else "") if devices[0].type == "cpu" else "")
+    )
+    for text in described:
+        report(text)
+    return placement
+
+
+def _named(names: tuple[str, ...], communicator: Communicator) -> tuple[torch.device, ...]:
+    """Return the devices that split.devices names."""
+    kinds = {name.partition(":")[0] for name in names}
+    if kinds == {"cpu"}:
+        return tuple(torch.device("cpu") for _ in names)
+    count = torch.cuda.device_count()
+    for name in names:
+        number = int(name.partition(":")[2])
+        if number >= count:
+            seen = f"this rank sees cuda:0 to cuda:{count - 1}" if count else "this rank sees no GPU"
+            raise ValueError(f"split.devices: {name} does not exist ({seen})")
+    if communicator.local_size > 1:
+        gpus = [str(torch.cuda.get_device_properties(torch.device(name)).uuid) for name in names]
+        everyone = [gpu for rank in communicator.all_gather_object(set(gpus)) for gpu in rank]
+        if len(everyone) != len(set(everyone)):
+            raise ValueError(
+                f"split.devices: {', '.join(names)} are shared by several ranks (leave split.devices null: each rank of a "
+                "host then takes devices of its own)"
+            )
+    return tuple(torch.device(name) for name in names)

@@ -1,0 +1,116 @@
+"""One record a sample, measured on every rank, gathered and sorted: the same whatever the ranks and their threads.
+
+On a CPU every batch is computed by one thread, and a rank's threads work on different batches.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from hvd_r2n2.comm import Communicator
+from hvd_r2n2.data.loader import Batch, BatchStream
+from hvd_r2n2.data.progress import show_progress
+
+Report = Callable[[str], None]
+
+
+class Record(Protocol):
+    """What was measured of one sample."""
+
+    @property
+    def index(self) -> int:
+        """Its position in the data set."""
+        ...
+
+
+R = TypeVar("R", bound=Record)
+
+
+def measure_samples(
+    model: nn.Module,
+    batches: BatchStream,
+    measure: Callable[[Batch], Sequence[R]],
+    *,
+    num_samples: int,
+    title: str,
+    comm: Communicator,
+    device: torch.device,
+    report: Report | None,
+) -> tuple[R, ...]:
+    """Return the records, by index, of all samples of all ranks' `batches`, which are closed.
+
+    Every rank must call this and gets the same result; the records, not the pictures, are gathered. `measure` runs
+    the network, which must be on `device` and is in evaluation mode meanwhile; on a CPU it is called by several
+    threads at once, each with a batch of its own. With `report`, this rank's progress is shown, under the `title`.
+    """
+
+    def measure_one(batch: Batch) -> Sequence[R]:
+        with torch.inference_mode():
+            return measure(batch)
+
+    was_training = model.training
+    model.eval()
+    try:
+        with batches, _progress(title, num_samples, comm, report) as advance:
+            run = _measure_on_threads if device.type == "cpu" else _measure_in_turn
+            records = run(measure_one, batches, lambda count: advance(count * comm.size))
+    finally:
+        model.train(was_training)
+    gathered = [record for share in comm.all_gather_object(records) for record in share]
+    return tuple(sorted(gathered, key=lambda record: record.index))
+
+
+def _progress(
+    title: str, num_samples: int, comm: Communicator, report: Report | None
+) -> AbstractContextManager[Callable[[int], None]]:
+    if report is None:
+        return nullcontext(lambda count: None)
+    ranks = f", share of rank {comm.rank} for all {comm.size}" if comm.size > 1 else ""
+    return show_progress(title + ranks, num_samples, report)
+
+
+def _measure_in_turn(
+    measure: Callable[[Batch], Sequence[R]], batches: Iterable[Batch], advance: Callable[[int], None]
+) -> list[R]:
+    records: list[R] = []
+    for batch in batches:
+        records += measure(batch)
+        advance(len(batch.samples))
+    return records
+
+
+def _measure_on_threads(
+    measure: Callable[[Batch], Sequence[R]], batches: Iterable[Batch], advance: Callable[[int], None]
+) -> list[R]:
+    """Measure as many batches at once as this thread has threads for arithmetic, each with a single one.
+
+    Threads that share one sum change its last digits with their number; a batch on one thread has always the same.
+    """
+    num_threads = torch.get_num_threads()
+    records: list[R] = []
+    running: deque[Future[Sequence[R]]] = deque()
+
+    def collect() -> None:
+        found = running.popleft().result()
+        records.extend(found)
+        advance(len(found))
+
+    try:
+        # The initializer speaks of the thread that it runs in, not of this one.
+        with ThreadPoolExecutor(num_threads, "hvd_r2n2-evaluation", torch.set_num_threads, (1,)) as pool:
+            for batch in batches:
+                running.append(pool.submit(measure, batch))
+                if len(running) > num_threads:  # one waits, so that no thread does
+                    collect()
+            while running:
+                collect()
+    finally:
+        torch.set_num_threads(num_threads)  # what threads that are started later begin with
+    return records

@@ -1,0 +1,162 @@
+"""The engine of a network whose layers are split over a rank's devices."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hvd_r2n2.comm import Communicator, GradientAverager
+from hvd_r2n2.common.memory import DeviceMemory, MemoryCounter, device_memory
+from hvd_r2n2.common.stages import Stage
+from hvd_r2n2.config import Config
+from hvd_r2n2.models import Network
+from hvd_r2n2.split import Plan, Shard, SplitNetwork, SplitOptions, TaskTime, put, take
+from hvd_r2n2.training.engine import Engine, check_fits, load_state, state_of
+from hvd_r2n2.training.forward import samples_axis
+from hvd_r2n2.training.optimizer import build_optimizer
+from hvd_r2n2.training.precision import autocast
+
+
+class SplitEngine(Engine):
+    """Trains shards of the network's weights, each on its device; gradients leave for the other ranks as they come."""
+
+    def __init__(
+        self,
+        config: Config,
+        model: Network,
+        loss_stage: Stage,
+        communicator: Communicator,
+        plan: Plan,
+        devices: Sequence[torch.device],
+        threads_per_device: int,
+    ) -> None:
+        """Cut the weights, start the workers and make an optimizer a device.
+
+        Raises:
+            ValueError: the plan is not possible for this network, batch or these devices.
+        """
+        super().__init__(config, model, communicator)
+        self._stages = (*model.stages(), loss_stage)
+        plan.sizes(config.train.batch_size // communicator.size // config.train.accumulation)
+        self._counters = tuple(MemoryCounter(model.parameters()) for _ in devices)
+        options = SplitOptions(
+            recompute=config.train.recompute,
+            hang_timeout_s=config.split.hang_timeout_s,
+            autocast=lambda device: autocast(config.train.dtype, device),
+            counters=self._counters,
+        )
+        self.split = SplitNetwork(
+            model, self._stages, plan, devices, threads_per_device=threads_per_device, options=options
+        )
+        self._by_leaf = {id(shard.leaf): shard for shard in self.split.shards}
+        self.optimizers = tuple(
+            build_optimizer(config.optimizer, [s.leaf for s in self.split.shards if s.device == device])
+            for device in range(len(devices))
+            if any(shard.device == device for shard in self.split.shards)
+        )
+        named = [(shard.label, shard.leaf) for shard in self.split.shards]
+        self.averager = GradientAverager(named, communicator, by_hooks=False)
+
+    def write_back(self) -> None:
+        """Copy the shards into the network."""
+        self.split.shards.write_back()
+
+    def take_up(self) -> None:
+        """Copy the network's weights into the shards."""
+        self.split.shards.take_up()
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """Put the shards' state together."""
+        whole: dict[str, Tensor] = {}
+        parameters = dict(self.model.named_parameters())
+        for shard in self.split.shards:
+            for key, value in self._optimizer_of(shard).state.get(shard.leaf, {}).items():
+                name = f"{shard.name}:{key}"
+                if not isinstance(value, Tensor):
+                    continue
+                if value.ndim == 0 or shard.rows is None:
+                    whole[name] = value
+                else:
+                    put(whole.setdefault(name, torch.zeros_like(parameters[shard.name], dtype=value.dtype)), shard, value)
+        return whole
+
+    def load_optimizer_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Cut the state as the weights are cut."""
+        check_fits(tensors, self.model)
+
+        def of_leaf(leaf: torch.nn.Parameter) -> dict[str, Tensor]:
+            shard = self._by_leaf[id(leaf)]
+            return {key: _part(value, shard) for key, value in state_of(tensors, shard.name).items()}
+
+        for optimizer in self.optimizers:
+            load_state(optimizer, of_leaf)
+
+    def memory(self) -> tuple[DeviceMemory, ...]:
+        """Return each device's."""
+        found = []
+        for device, (place, counter) in enumerate(zip(self.split.devices, self._counters, strict=True)):
+            leaves = [leaf for shard in self.split.shards for leaf in shard.leaves_on(device)]
+            optimizers = [o for o in self.optimizers if any(p is o.param_groups[0]["params"][0] for p in leaves)]
+            found.append(device_memory(leaves, optimizers, counter, place))
+        return tuple(found)
+
+    def close(self) -> None:
+        """End the workers too."""
+        super().close()
+        self.split.close()
+
+    def _gradients(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, tuple[TaskTime, ...], int]:
+        parts = self.config.train.accumulation
+        network, loss_stage = self._stages[:-1], self._stages[-1]
+        chunks = {name: t.chunk(parts, dim=samples_axis(network, loss_stage, name)) for name, t in inputs.items()}
+        losses: list[Tensor] = []
+        tasks: list[TaskTime] = []
+        bytes_moved = 0
+        start = time.perf_counter()
+        for number in range(parts):
+            part = {name: chunk[number] for name, chunk in chunks.items()}
+            is_last = number == parts - 1
+            begun_s = time.perf_counter() - start
+            result = self.split.gradients(part, self._start if is_last else None, scale=1 / parts)
+            losses.append(result.loss)
+            tasks += [replace(t, start_s=t.start_s + begun_s, end_s=t.end_s + begun_s) for t in result.tasks]
+            bytes_moved += result.bytes_moved
+        return torch.stack(losses).sum(), tuple(tasks), bytes_moved
+
+    def _start(self, shard: Shard) -> None:
+        if shard.leaf.grad is not None:
+            self.averager.start(shard.label)
+
+    def _leaves(self) -> list[torch.nn.Parameter]:
+        return [shard.leaf for shard in self.split.shards]
+
+    def _move_weights(self) -> None:
+        self.split.executor.on_every_device(lambda device: self._move_weights_of(device))
+        self.split.shards.update_replicas()
+
+    def _move_weights_of(self, device: int) -> None:
+        for optimizer in self.optimizers:
+            shard = self._by_leaf[id(optimizer.param_groups[0]["params"][0])]
+            if shard.device == device:
+                optimizer.step()
+
+    def _optimizer_of(self, shard: Shard) -> torch.optim.Optimizer:
+        return next(
+            optimizer
+            for optimizer in self.optimizers
+            if any(p is shard.leaf for group in optimizer.param_groups for p in group["params"])
+        )
+
+
+def _part(value: Tensor, shard: Shard) -> Tensor:
+    """Give a shard's part of a whole state tensor."""
+    if value.ndim == 0 or shard.rows is None:
+        return value
+    part = torch.empty(shard.leaf.shape, dtype=value.dtype)
+    take(value, shard, part)
+    return part

@@ -1,0 +1,87 @@
+"""The pipeline computes what one device computes, whatever the stages, the cut, and the sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hvd_r2n2.split import Plan, SplitNetwork
+from hvd_r2n2.split.executor import Options
+from tests.split.toys import Toy, one_device
+
+CPU = torch.device("cpu")
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, object]:
+    """Draw a stage list, a cut that is possible, and sizes that need not divide."""
+    num_each, num_none = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    names = [f"each{n}" for n in range(num_each)] + ["unit.gate"] + [f"none{n}" for n in range(num_none)] + ["loss"]
+    positions = draw(st.sets(st.integers(1, len(names) - 1), min_size=1, max_size=3))
+    num_samples = draw(st.integers(1, 5))
+    return {
+        "model": Toy(num_each, num_none, 3, 1, frozenset(draw(st.sets(st.sampled_from([1, 2, 101, 102]))))),
+        "cut": tuple(names[position] for position in sorted(positions)),
+        "num_samples": num_samples,
+        "micro_batches": draw(st.integers(1, num_samples)),
+        "num_views": draw(st.integers(1, 4)),
+        "view_chunks": draw(st.integers(1, 4)),
+        "schedule": draw(st.sampled_from(["1f1b", "fill-drain"])),
+        "recompute": draw(st.booleans()),
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases())
+def test_equals_one_device(case: dict[str, object]) -> None:
+    model, cut = case["model"], case["cut"]
+    assert isinstance(model, Toy) and isinstance(cut, tuple)
+    stages = model.stages()
+    inputs = model.inputs(case["num_views"], case["num_samples"])  # type: ignore[arg-type]
+    plan = Plan(
+        "pipeline",
+        micro_batches=case["micro_batches"],  # type: ignore[arg-type]
+        cut=cut,
+        view_chunks=case["view_chunks"],  # type: ignore[arg-type]
+        schedule=str(case["schedule"]),
+    )
+    sizes = plan.sizes(case["num_samples"])  # type: ignore[arg-type]
+    loss, gradients = one_device(model, stages, inputs, sizes)
+    options = Options(recompute=bool(case["recompute"]))
+    with SplitNetwork(model, stages, plan, [CPU] * (len(cut) + 1), options=options) as split:
+        result = split.gradients(inputs)
+        found = {shard.name: shard.leaf.grad for shard in split.shards}
+    assert found.keys() == gradients.keys()
+    is_exact = plan.view_chunks == 1
+    torch.testing.assert_close(result.loss, loss, rtol=0, atol=1e-12)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=0 if is_exact else 1e-12, msg=name)
+
+
+def test_both_devices_work_at_the_same_time() -> None:
+    model = Toy(3, 3, 3, 1)
+    plan = Plan("pipeline", micro_batches=3, cut=("unit.gate",))
+    with SplitNetwork(model, model.stages(), plan, [CPU, CPU]) as split:
+        program = split.program(6, 2)
+    labels = [[(t.backward, program.calls[t.call].micro_batch) for t in order] for order in program.orders]
+    assert labels[0] == [(False, 0), (False, 1), (False, 2), (True, 0), (True, 1), (True, 2)]
+    assert labels[1] == [(False, 0), (True, 0), (False, 1), (True, 1), (False, 2), (True, 2)]
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (("none9",), "split.cut: no stage is called none9 (did you mean none2? "),
+        (("unit.candidate",), "inside the recurrent unit"),
+        (("each0",), "not each0"),
+        (("none1", "each1"), "in the order of the stages"),
+        ((), "1 in all"),
+    ],
+)
+def test_impossible_cuts_are_refused(cut: tuple[str, ...], message: str) -> None:
+    model = Toy(3, 3, 3, 1)
+    with pytest.raises(ValueError, match=r"split\.cut") as caught:
+        SplitNetwork(model, model.stages(), Plan("pipeline", cut=cut), [CPU] * max(2, len(cut) + 1))
+    assert message in str(caught.value)

@@ -1,0 +1,58 @@
+"""Putting work off changes no gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hvd_r2n2.common.wide_linear import WideWork, wide_linear
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_gradients_over_three_micro_batches_are_the_plain_ones(has_bias: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    weight, bias = random(7, 3), random(7) if has_bias else None
+    batches = [(random(2, size, 3), random(2, size, 7)) for size in (1, 4, 2)]
+    results = []
+    for function, work in ((F.linear, None), (wide_linear, WideWork())):
+        leaf = weight.clone().requires_grad_()
+        bias_leaf = None if bias is None else bias.clone().requires_grad_()
+        input_gradients = []
+        for number, (inputs, seed) in enumerate(batches):
+            inputs = inputs.clone().requires_grad_()
+            if work is None:
+                function(inputs, leaf, bias_leaf).backward(seed)
+            else:
+                work.is_last = number == len(batches) - 1
+                with work.active():
+                    function(inputs, leaf, bias_leaf).backward(seed)
+                assert work.is_last or leaf.grad is None
+            input_gradients.append(inputs.grad)
+        results.append([leaf.grad, *input_gradients, *([] if bias_leaf is None else [bias_leaf.grad])])
+    for plain, put_off in zip(*results, strict=True):
+        torch.testing.assert_close(put_off, plain, rtol=0, atol=1e-13)
+
+
+def test_weight_is_converted_once_for_autocast() -> None:
+    weight = torch.randn(5, 3, requires_grad=True)
+    work = WideWork()
+    with work.active(), torch.autocast("cpu", dtype=torch.bfloat16):
+        first, second = (wide_linear(torch.ones(2, 3), weight) for _ in range(2))
+    assert first.dtype == torch.bfloat16
+    assert torch.equal(first, F.linear(torch.ones(2, 3).bfloat16(), weight.detach().bfloat16()))
+    assert work.converted(weight, torch.bfloat16) is work.converted(weight, torch.bfloat16)
+    work.is_last = True
+    (first.sum() + second.sum()).backward()
+    assert weight.grad is not None and weight.grad.dtype == torch.float32
+    torch.testing.assert_close(weight.grad, torch.full((5, 3), 4.0))
+
+
+def test_without_work_put_off_it_is_the_plain_layer() -> None:
+    weight = torch.randn(5, 3, requires_grad=True)
+    inputs = torch.randn(2, 3)
+    assert torch.equal(wide_linear(inputs, weight), F.linear(inputs, weight))
