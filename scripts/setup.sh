@@ -133,7 +133,7 @@ import configparser, sys
 config = configparser.ConfigParser()
 config.read(sys.argv[1])
 extras = config["options.extras_require"]
-for line in "\n".join([config["options"]["install_requires"], *(extras[name] for name in ("shapes", "test", "lint"))]).split("\n"):
+for line in "\n".join([config["options"]["install_requires"], *(extras[name] for name in ("shapes", "plots", "test", "lint"))]).split("\n"):
     if line.strip() and not line.startswith(("torch", "#")):
         print(line.strip())
 PY

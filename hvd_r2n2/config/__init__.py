@@ -9,6 +9,7 @@ from hvd_r2n2.config.sections import (
     LogConfig,
     ModelConfig,
     OptimizerConfig,
+    SplitConfig,
     TrainConfig,
 )
 
@@ -20,6 +21,7 @@ __all__ = [
     "LogConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "SplitConfig",
     "TrainConfig",
     "config_from_mapping",
     "load_config",

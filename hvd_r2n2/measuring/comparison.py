@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
-
-import yaml
 
 from hvd_r2n2.config import Config, SplitConfig
 from hvd_r2n2.measuring.arms import ONE_DEVICE, ArmSpec, possible_accumulations, rank_arms, split_arms
@@ -107,10 +106,7 @@ def _with_split(arm: ArmSpec, split: SplitConfig) -> ArmSpec:
         value = getattr(split, field.name)
         is_wanted = (is_own or field.name in _OF_ALL_SPLITS) and f"split.{field.name}" not in given
         if is_wanted and value != field.default:
-            plain = list(value) if isinstance(value, tuple) else value
-            carried.append(
-                f"split.{field.name}={yaml.safe_dump(plain, default_flow_style=True, width=10**6).splitlines()[0]}"
-            )
+            carried.append(f"split.{field.name}={json.dumps(value)}")  # YAML reads it
     return arm.with_overrides(*carried)
 
 

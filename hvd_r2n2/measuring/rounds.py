@@ -81,8 +81,10 @@ def measure(
     readies: dict[str, Ready] = {}
     available = available_memory_bytes()
     steps = len(arms) * (warmup + rounds)
-    with _folder() as folder, ExitStack() as stack, show_progress("steps", steps, report) as advance:
+    with ExitStack() as stack:
+        folder = stack.enter_context(_folder())
         teams = {arm.name: stack.enter_context(Team(arm, machine, folder)) for arm in arms}
+        advance = stack.enter_context(show_progress("steps", steps, report))
         resident = 0
         for arm in arms:
             team = teams[arm.name]

@@ -7,6 +7,7 @@ Shapes: B batch, C channels, H W rows and columns, F features.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -170,8 +171,13 @@ class AlexNet(ClassificationNetwork):
         return Stage(name, module, (Read(inputs, reach(module)),), (NamedTensor(name, "BCHW"),))
 
     def initial_values(self, layer: str, fan_in: int, fan_out: int) -> InitialValues:
-        """Give the paper's: deviation 0.01; biases 1 where all inputs are positive, so that ReLUs start active."""
-        return InitialValues(0.01, 1.0 if layer in BIASED else 0.0)
+        """Give the paper's deviation of 0.01, and its biases: 1 in some layers, so that their ReLUs start active.
+
+        Our extension: a layer of a narrow network sums fewer products, and its weights are larger by the root of that.
+        Else each layer would let less of the image through: at a quarter of the width, 1 % of what reaches the logits.
+        """
+        narrowness = 1.0 if layer == "conv1" else self.options.width
+        return InitialValues(0.01 / math.sqrt(narrowness), 1.0 if layer in BIASED else 0.0)
 
 
 @register_network("alexnet", AlexNetOptions)

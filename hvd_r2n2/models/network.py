@@ -52,10 +52,10 @@ class Network(nn.Module, ABC):
             ValueError: the images have another shape or type than the network takes.
         """
 
-    def check_type(self, images: Tensor) -> None:
+    def check_type(self, images: Tensor, needed: str) -> None:
         """Raise a ValueError that says what would be right unless the images are numbers as the network takes them."""
         if not images.is_floating_point():
-            raise ValueError(f"images are {images.dtype} but floats in [0, 1] are needed (divide bytes by 255)")
+            raise ValueError(f"images are {images.dtype} but {needed}")
         dtype = next(self.parameters()).dtype
         if images.dtype != dtype and not torch.is_autocast_enabled(images.device.type):
             raise ValueError(f"images are {images.dtype} but the network is {dtype}: convert one of them")
@@ -95,7 +95,7 @@ class ReconstructionNetwork(Network):
             raise ValueError(f"images of shape {shape} have {shape[2]} channels but {needed} is needed (RGB, no alpha)")
         if shape[3:] != (IMAGE_SIDE, IMAGE_SIDE):
             raise ValueError(f"images are {shape[3]}×{shape[4]} pixels but {needed} is needed (crop them)")
-        self.check_type(images_VBCHW)
+        self.check_type(images_VBCHW, "floats in [0, 1] are needed (divide bytes by 255)")
 
 
 class ClassificationNetwork(Network):
@@ -109,7 +109,7 @@ class ClassificationNetwork(Network):
     image_side: int
 
     def forward(self, images_BCHW: Tensor, masks_BF: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Give the logits B×num_classes of images B×3×H×W in [0, 1], RGB, H = W = `image_side`.
+        """Give the logits B×num_classes of images B×3×H×W, RGB, H = W = `image_side`, centred: from -128 to 127.
 
         Where a dropout mask is not given, nothing is dropped.
 
@@ -130,7 +130,7 @@ class ClassificationNetwork(Network):
         shape, needed = tuple(images_BCHW.shape), f"B×{IMAGE_CHANNELS}×{self.image_side}×{self.image_side}"
         if len(shape) != 4 or shape[0] == 0 or shape[1:] != (IMAGE_CHANNELS, self.image_side, self.image_side):
             raise ValueError(f"images of shape {shape} but {needed} with at least one sample is needed")
-        self.check_type(images_BCHW)
+        self.check_type(images_BCHW, "floats are needed (128 less than the bytes)")
 
 
 @dataclass(frozen=True)

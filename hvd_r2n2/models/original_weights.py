@@ -108,9 +108,7 @@ def save_original_weights(model: Network, path: str | Path) -> None:
 def _check_model(model: Network, path: str | Path) -> None:
     needed, found = _words(ORIGINAL_NETWORK, ReconstructionOptions()), _words(model.name, model.options)
     if found != needed:
-        raise ValueError(
-            f"{path}: weights in the released code's format are for {needed}; this network is {found}"
-        )
+        raise ValueError(f"{path}: weights in the released code's format are for {needed}; this network is {found}")
 
 
 def _words(name: str, options: NetworkOptions) -> str:

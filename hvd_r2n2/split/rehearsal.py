@@ -82,7 +82,7 @@ class Rehearsal:
         self._program, self._alone, self._inputs = program, on_one_device(program), inputs
         self._worker = worker
         shards = Shards(model, stages, {call.piece: None for call in self._alone.calls}, [worker.device])
-        self._leaves = [leaf for shard in shards for leaf in (shard.leaf, *shard.replicas)]
+        self._leaves = [leaf for shard in shards for leaf in shard.leaves_on(0)]
         self._stages, self._options = shards.stages, replace(options, recompute=False)
         self._seconds: list[dict[Task, float]] = []
         self._saved: dict[int, tuple[int, int]] = {}
@@ -129,9 +129,8 @@ class _Probe(MemoryCounter):
         order = on_one_device(program).orders[0]
         self._devices = [program.calls[task.call].piece.device for task in order]
         self._counters = [MemoryCounter(left_out) for _ in range(program.num_devices)]
-        self._current, self._single = self._counters[0], MemoryCounter(left_out)
-        self._worker, self._counts = worker, counts
-        self._left_out_too = left_out
+        self._current, self._single = self._counters[0], MemoryCounter()
+        self._left_out_tensors, self._worker, self._counts = left_out, worker, counts
         self.seconds: list[float] = []
         self.saved: list[tuple[int, int]] = []
 
@@ -139,7 +138,7 @@ class _Probe(MemoryCounter):
     def counting(self) -> Iterator[None]:
         """Watch one task."""
         self._current = self._counters[self._devices[len(self.seconds)]]
-        self._single = MemoryCounter(self._left_out_too)
+        self._single = MemoryCounter(self._left_out_tensors)
         before = self._current.held_bytes
         self._wait()
         start = time.perf_counter()

@@ -156,7 +156,7 @@ class SplitEngine(Engine):
 def _part(value: Tensor, shard: Shard) -> Tensor:
     """Give a shard's part of a whole state tensor."""
     if value.ndim == 0 or shard.rows is None:
-        return value
+        return value.clone()  # optimizers count steps in place, and other shards have the same count
     part = torch.empty(shard.leaf.shape, dtype=value.dtype)
     take(value, shard, part)
     return part

@@ -213,13 +213,15 @@ def test_towers_that_never_cross_are_two_half_networks() -> None:
         assert (gradient - result).abs().max() < 1e-12 * max(1, float(result.abs().max())), name
 
 
-def test_initial_weights_are_the_papers() -> None:
-    model = create_model("alexnet", width=0.5, num_classes=13, seed=3)
+@pytest.mark.parametrize("width", [1.0, 0.25])
+def test_initial_weights_are_the_papers_and_larger_in_a_narrow_network(width: float) -> None:
+    model = create_model("alexnet", width=width, num_classes=13, seed=3)
     ones = {"conv2.bias", "conv4.bias", "conv5.bias", "fc6.bias", "fc7.bias"}
     for name, parameter in model.named_parameters():
         values = parameter.detach().double()
         if name.endswith("weight"):
-            assert values.std().item() == pytest.approx(0.01, rel=5 / (2 * values.numel()) ** 0.5), name
+            expected = 0.01 if name == "conv1.weight" else 0.01 / width**0.5
+            assert values.std().item() == pytest.approx(expected, rel=5 / (2 * values.numel()) ** 0.5), name
         else:
             assert torch.equal(values, torch.full_like(values, float(name in ones))), name
 
@@ -273,7 +275,7 @@ def test_impossible_settings_are_told_what_would_be_right(settings: dict[str, ob
         (torch.rand(1, 3, 224, 224), r"\(1, 3, 224, 224\) but B×3×227×227"),
         (torch.rand(3, 227, 227), "B×3×227×227"),
         (torch.rand(0, 3, 227, 227), "at least one sample"),
-        (torch.zeros(1, 3, 227, 227, dtype=torch.uint8), "divide bytes by 255"),
+        (torch.zeros(1, 3, 227, 227, dtype=torch.uint8), "torch.uint8 but floats are needed"),
         (torch.rand(1, 3, 227, 227).double(), "torch.float64 but the network is torch.float32"),
     ],
 )

@@ -1,0 +1,131 @@
+"""`python -m hvd_r2n2.benchmark split|ranks|baseline`: measure whole training steps, on random pictures."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hvd_r2n2.comm import launch_facts, run_door
+from hvd_r2n2.common.extras import require
+from hvd_r2n2.config import load_config
+from hvd_r2n2.measuring.baseline import measure_baseline
+from hvd_r2n2.measuring.comparison import Comparison, Request, compare_ranks, compare_splits, for_random_batches
+from hvd_r2n2.measuring.report import draw, print_table, write_json, write_traces
+from hvd_r2n2.telemetry.baseline import write_baseline
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a subcommand."""
+    options = _parser().parse_args(arguments)
+    if launch_facts().size > 1:
+        raise ValueError("the benchmark starts its own ranks: start it without mpirun, horovodrun or srun")
+    if getattr(options, "picture", None) is not None:
+        require("matplotlib.figure")  # before minutes are spent on measuring
+    config = load_config(options.config, options.overrides)
+    words = sys.argv[1:] if arguments is None else arguments
+    request = Request(
+        rounds=options.steps,
+        warmup=options.warmup,
+        accumulation=options.accumulation,
+        command=shlex.join(["python", "-m", "hvd_r2n2.benchmark", *words]),
+        report=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    if options.subcommand == "baseline":
+        baseline = measure_baseline(for_random_batches(config), request)
+        write_baseline(options.out, baseline)
+        print(f"{options.out}: written; training compares itself with it where nothing of the above differs")
+    elif options.subcommand == "split":
+        names = None if options.arms is None else options.arms.split(",")
+        found = compare_splits(config, request, names, options.arm)
+        _show(found, options)
+        if options.traces is not None:
+            for path in write_traces(options.traces, found.results):
+                print(f"{path}: a step for https://ui.perfetto.dev")
+    else:
+        _show(compare_ranks(config, request), options)
+
+
+def _show(found: Comparison, options: argparse.Namespace) -> None:
+    is_ranks, content = options.subcommand == "ranks", found.content
+    print_table(found.title, content["arms"], content["left_out"], ranks=is_ranks)
+    if options.json is not None:
+        write_json(options.json, content)
+    if options.picture is not None:
+        draw(options.picture, found.title, content["arms"], found.results)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m hvd_r2n2.benchmark",
+        description="Measure whole training steps (forward, backward, averaging, optimizer) on random pictures. All "
+        "arms of a run take turns, step by step, in an order that rotates; the others wait.",
+    )
+    commands = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
+    split = commands.add_parser(
+        "split",
+        help="one device, the layers split over two in each way, and torch's DistributedDataParallel over the same two",
+        description="Arms: one-device (its best micro-batch), bound (two independent copies of it), naive (whole "
+        "batch handed from device to device), pipeline, kernel, spatial, ddp (torch's DistributedDataParallel).",
+    )
+    _add_settings(split)
+    _add_results(split)
+    split.add_argument("--arms", metavar="NAME,…", help="only these of the usual arms")
+    split.add_argument(
+        "--arm",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "SECTION.KEY=VALUE"),
+        help="settings of one of the usual arms, or a further arm, such as: pipeline-8 split.strategy=pipeline "
+        "split.micro_batches=8; may be given many times",
+    )
+    split.add_argument("--traces", type=Path, metavar="DIR", help="write a step of each split for Perfetto")
+    ranks = commands.add_parser(
+        "ranks",
+        help="1 and 2 ranks, Horovod against torch's DistributedDataParallel",
+        description="Ranks with one device each; weak: each of 2 ranks has train.batch_size samples, strong: together.",
+    )
+    _add_settings(ranks)
+    _add_results(ranks)
+    baseline = commands.add_parser(
+        "baseline",
+        help="what one device needs for a step, for training to compare itself with",
+        description="Measure steps of the whole global batch on one device, in its best micro-batches, for each number "
+        "of views from train.min_views to train.max_views.",
+    )
+    _add_settings(baseline)
+    baseline.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write (JSON)")
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings (YAML), as for hvd_r2n2.train")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="overrides",
+        help="change one setting, such as train.batch_size=16; train.cpu_threads are those of one device here, and "
+        "every step has train.max_views views",
+    )
+    parser.add_argument("--steps", type=int, default=7, metavar="N", help="measured steps of each arm (default: 7)")
+    parser.add_argument("--warmup", type=int, default=1, metavar="N", help="steps before them (default: 1)")
+    parser.add_argument(
+        "--accumulation",
+        type=int,
+        metavar="N",
+        help="micro-batches of one device; by default 1, 2, 4, 8 and 16 are tried first, and the fastest taken",
+    )
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them (png, svg or pdf)")
+
+
+if __name__ == "__main__":
+    run_door("hvd_r2n2.benchmark", main)

@@ -1,0 +1,71 @@
+"""`benchmark baseline`: the steps of one device, in its best micro-batches, for every number of views."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from hvd_r2n2.common.hardware import find_hardware, find_versions
+from hvd_r2n2.common.statistics import Spread
+from hvd_r2n2.config import Config
+from hvd_r2n2.measuring.arms import ONE_DEVICE, ArmSpec, possible_accumulations
+from hvd_r2n2.measuring.comparison import Request, views_of, without_split
+from hvd_r2n2.measuring.machine import Machine
+from hvd_r2n2.measuring.report import heading, now
+from hvd_r2n2.measuring.result import step_s
+from hvd_r2n2.measuring.rounds import choose_accumulation
+from hvd_r2n2.measuring.team import Team
+from hvd_r2n2.telemetry.baseline import Baseline, settings_of
+
+
+def measure_baseline(config: Config, request: Request) -> Baseline:
+    """Measure one device on the steps that `config` trains with, split or not.
+
+    Args:
+        config: settings whose network is resolved.
+        request: rounds are measured steps of each number of views; these come in turn.
+
+    Raises:
+        ValueError: the settings are not possible.
+        JobError: the process that measures has failed.
+    """
+    machine = Machine.find(config)
+    config, _ = without_split(config)
+    most = views_of(config)
+    least = min(most, config.train.min_views)
+    request.report(heading(config, machine, most))
+    arm, trials = ArmSpec(ONE_DEVICE), {}
+    if request.accumulation is None:
+        candidates = tuple(possible_accumulations(config.train.batch_size))
+        arm, tried = choose_accumulation(replace(arm, accumulations=candidates), config, machine, most, request.report)
+        trials = dict(tried)
+    else:
+        arm = arm.with_accumulation(request.accumulation)
+    times_s: dict[int, list[float]] = {num_views: [] for num_views in range(least, most + 1)}
+    with tempfile.TemporaryDirectory(prefix="hvd_r2n2-") as folder, Team(arm, machine, Path(folder)) as team:
+        team.prepare(arm, config)
+        for number in range(request.warmup + request.rounds):
+            for num_views, times in times_s.items():
+                step = team.step(num_views)
+                if number >= request.warmup:
+                    times.append(step_s(step))
+    baseline = Baseline(
+        device=machine.device_type,
+        threads=None if machine.gpus else machine.threads,
+        accumulation=arm.config(config).train.accumulation,
+        times_s={num_views: tuple(times) for num_views, times in times_s.items()},
+        settings=settings_of(config),
+        hardware=find_hardware(),
+        versions=find_versions(),
+        trials=trials,
+        date=now(),
+        command=request.command,
+    )
+    for num_views, times in times_s.items():
+        spread = Spread.of(times)
+        request.report(
+            f"{num_views} view(s): {spread.median:.3f} s a step ({spread.low:.3f} to {spread.high:.3f}), "
+            f"{baseline.images_per_s(num_views):.2f} images/s"
+        )
+    return baseline
