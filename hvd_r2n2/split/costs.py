@@ -174,8 +174,8 @@ class Costs:
         total = 0.0
         for number, i, f in places:
             entry = program.calls[number].inputs[i]
-            maker = program.producers.get(entry.fragments[f].key) if entry.fragments[f].key else None
-            other = number if task.backward else maker
+            key = entry.fragments[f].key
+            other = number if task.backward else None if key is None else program.producers.get(key)
             if other is not None and program.calls[other].piece.device != device:
                 total += self._bytes(program, entry, entry.fragments[f])
         return total

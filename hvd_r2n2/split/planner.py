@@ -26,6 +26,7 @@ DATA_PARALLEL = "data parallel"
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _MOST_CUTS = 6
+_MOST_CHUNKS = 4
 _BALANCED = 1.25
 """Cuts are tried whose busiest device has at most so many times the work of the best one's."""
 
@@ -190,20 +191,28 @@ class _Planner:
 
     def plans(self, strategy: str, wanted: Wanted) -> Iterator[Plan]:
         """Give the candidates of a strategy."""
-        job, most_views = self._job, max(self._job.view_counts)
-        given = wanted.micro_batches
-        choices = micro_batch_choices(job.num_samples) if given is None else [Plan("", given).sizes(job.num_samples)]
-        if strategy != "pipeline":
-            yield from (Plan(strategy, _short(sizes)) for sizes in choices if sizes == spread(sum(sizes), len(sizes)) or given)
-            return
-        chunks = sorted({*range(1, min(most_views, 4) + 1), most_views}) if wanted.view_chunks is None else [wanted.view_chunks]
+        num_samples = self._job.num_samples
+        choices = micro_batch_choices(num_samples)
+        if wanted.micro_batches is not None:
+            choices = [Plan(strategy, wanted.micro_batches).sizes(num_samples)]
+        elif strategy != "pipeline":  # nothing flows in at the start or out at the end, so equal ones are best
+            choices = [sizes for sizes in choices if sizes == spread(num_samples, len(sizes))]
+        if strategy == "pipeline":
+            yield from self._pipelines(choices, wanted)
+        else:
+            yield from (Plan(strategy, _short(sizes)) for sizes in choices)
+
+    def _pipelines(self, choices: Sequence[tuple[int, ...]], wanted: Wanted) -> Iterator[Plan]:
+        most_views = max(self._job.view_counts)
+        chunks = [wanted.view_chunks or 0]
+        if wanted.view_chunks is None:
+            chunks = sorted({*range(1, min(most_views, _MOST_CHUNKS) + 1), most_views})
         schedules = ("1f1b", "fill-drain") if wanted.schedule is None else (wanted.schedule,)
-        for cut in [wanted.cut] if wanted.cut is not None else self._balanced_cuts():
+        for cut in self._balanced_cuts() if wanted.cut is None else [wanted.cut]:
             for sizes in choices:
-                for view_chunks in chunks:
-                    # With a single micro-batch there is nothing to choose between the schedules.
-                    for schedule in schedules if len(sizes) > 1 else schedules[:1]:
-                        yield Plan(strategy, _short(sizes), cut, view_chunks, schedule)
+                # With a single micro-batch there is nothing to choose between the schedules.
+                for schedule in schedules if len(sizes) > 1 else schedules[:1]:
+                    yield from (Plan("pipeline", _short(sizes), cut, count, schedule) for count in chunks)
 
     def predict(self, plan: Plan) -> Prediction:
         """Give what a plan comes to."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hvd_r2n2.common.memory import MemoryCounter
@@ -79,34 +78,41 @@ class Rehearsal:
             worker: which runs it.
             options: how tasks are run. Counters are the rehearsal's own, and nothing is computed twice.
         """
-        self._program, self._alone, self._inputs = program, on_one_device(program), inputs
-        self._worker = worker
+        self._program, self._alone, self._worker = program, on_one_device(program), worker
+        self._inputs = {name: tensor.to(worker.device) for name, tensor in inputs.items()}
         shards = Shards(model, stages, {call.piece: None for call in self._alone.calls}, [worker.device])
         self._leaves = [leaf for shard in shards for leaf in shard.leaves_on(0)]
         self._stages, self._options = shards.stages, replace(options, recompute=False)
         self._seconds: list[dict[Task, float]] = []
+        self._between_s: list[float] = []
         self._saved: dict[int, tuple[int, int]] = {}
         self.outputs: Mapping[Key, Tensor] = {}
         """What the calls gave in the first run, without values."""
 
-    def run(self) -> float:
+    def run(self, *, keeps_times: bool = True) -> float:
         """Run the program once; return the seconds of all tasks together. The first run only warms up and counts."""
         is_first = not self._saved
         probe = _Probe([*self._leaves, *self._inputs.values()], self._program, self._worker, counts=is_first)
         executor = Executor([self._worker], self._stages, replace(self._options, counters=[probe]))
-        keep = list(self._program.producers) if is_first else []
-        result = executor.run(self._alone, self._inputs, keep=keep)
+        start = time.perf_counter()
+        result = executor.run(self._alone, self._inputs, keep=list(self._program.producers) if is_first else [])
+        between_s = (time.perf_counter() - start - sum(probe.seconds)) / len(probe.seconds)
         for leaf in self._leaves:
             leaf.grad = None
         order = self._alone.orders[0]
         if is_first:
-            self._saved = {
-                task.call: found for task, found in zip(order, probe.saved, strict=True) if not task.backward
-            }
+            saved = zip(order, probe.saved, strict=True)
+            self._saved = {task.call: found for task, found in saved if not task.backward}
             self.outputs = {key: tensor.to("meta") for key, tensor in result.outputs.items()}
-        else:
+        elif keeps_times:
             self._seconds.append(dict(zip(order, probe.seconds, strict=True)))
+            self._between_s.append(between_s)
         return sum(probe.seconds)
+
+    @property
+    def between_s(self) -> float:
+        """Give the time between two tasks: the median of all runs but the first."""
+        return median(self._between_s)
 
     def takes(self) -> dict[int, Take]:
         """Give what each call took, by its number: the median of all runs but the first."""

@@ -178,11 +178,13 @@ def _rows(axes: Mapping[str, int], letter: str, piece: Piece) -> Rows:
 
 
 def _narrow_channels(owner: nn.Module, piece: Piece) -> None:
+    """Tell a module with groups, or one without weights that gives its own channels only, which part it computes."""
     groups = getattr(owner, "groups", 1)
     if isinstance(groups, int) and groups > 1:
         _set(owner, "groups", groups // piece.parts)
-    if hasattr(owner, "channel_range"):
-        pass  # set below, from the number of channels that the module names
+    elif hasattr(owner, "channel_range"):
+        count = int(getattr(owner, "num_channels"))  # noqa: B009
+        _set(owner, "channel_range", (count * piece.part // piece.parts, count * (piece.part + 1) // piece.parts))
 
 
 def _set(owner: nn.Module, name: str, value: object) -> None:

@@ -79,9 +79,9 @@ def load_network(checkpoint: Checkpoint, device: torch.device, dtype: str = "flo
         ValueError: the weights do not fit the configuration beside them.
     """
     # The file that training started from is not needed any more, and may be gone.
-    model = build_model(replace(checkpoint.config.model, weights=None), seed=0)
+    model = build_model(replace(checkpoint.config.model, weights=None), seed=0).to(weights_dtype(dtype))
     load_weights(model, checkpoint.weights_path)
-    return model.to(device=device, dtype=weights_dtype(dtype)).eval()
+    return model.to(device).eval()
 
 
 def evaluate_checkpoint(
