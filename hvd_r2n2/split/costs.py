@@ -16,7 +16,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from hvd_r2n2.common.stages import Stage
+from hvd_r2n2.common.stages import NamedTensor, Stage
 from hvd_r2n2.split.program import Call, Fragment, Input, Key, Piece, Program, Range, Share, Task
 from hvd_r2n2.split.rehearsal import Take
 
@@ -223,14 +223,13 @@ class Costs:
         if "V" in axes:
             lengths["V"] = program.chunks[key.chunk or 0]
         maker = program.calls[program.producers[key]].piece
-        if key.part is not None and maker.is_part:
-            letter = {"planes": "D", "samples": "B"}.get(maker.cut or "", entry.tensor.channel_axis or "")
+        if letter := _cut_axis(maker, entry.tensor):
             lengths[letter] /= maker.parts
         if isinstance(fragment.span, Range):
             lengths[fragment.axis or ""] = fragment.span.length
         elif isinstance(fragment.span, Share):
             lengths[fragment.axis or ""] /= fragment.span.parts
-        return size.element_bytes * prod(lengths[letter] for letter in axes)
+        return size.element_bytes * prod(lengths[axis] for axis in axes)
 
 
 def _times(point: Point, runs: int) -> Point:
@@ -285,14 +284,23 @@ def _mean(points: Sequence[Point]) -> Point:
     return Point(points[0].work, *(fmean(values) for values in zip(*map(_values, points), strict=True)))
 
 
-def tensor_sizes(stages: Iterable[Stage], outputs: Mapping[Key, Tensor]) -> dict[str, TensorSize]:
-    """Give the sizes of whole tensors."""
-    axes = {tensor.name: tensor.axes for stage in stages for tensor in stage.outputs}
-    return {
-        key.tensor: TensorSize(
-            {letter: n for letter, n in zip(axes[key.tensor], tensor.shape, strict=True) if letter not in "BV"},
-            tensor.element_size(),
-        )
-        for key, tensor in outputs.items()
-        if key.part is None
-    }
+def tensor_sizes(program: Program, stages: Iterable[Stage], outputs: Mapping[Key, Tensor]) -> dict[str, TensorSize]:
+    """Give the sizes of the whole tensors that a program's calls gave, or parts of which they gave."""
+    tensors = {tensor.name: tensor for stage in stages for tensor in stage.outputs}
+    sizes = {}
+    for key, output in outputs.items():
+        tensor = tensors[key.tensor]
+        lengths = dict(zip(tensor.axes, output.shape, strict=True))
+        maker = program.calls[program.producers[key]].piece
+        letter = _cut_axis(maker, tensor)
+        if letter in lengths:
+            lengths[letter] *= maker.parts
+        sizes[key.tensor] = TensorSize({a: n for a, n in lengths.items() if a not in "BV"}, output.element_size())
+    return sizes
+
+
+def _cut_axis(piece: Piece, tensor: NamedTensor) -> str | None:
+    """Give the axis along which a piece's outputs are parts; of shares of samples or views, that of samples."""
+    if not piece.is_part:
+        return None
+    return {"planes": "D", "samples": "B"}.get(piece.cut or "", tensor.channel_axis)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import nsmallest
-from itertools import combinations
+from itertools import combinations, pairwise
 from statistics import fmean
 
 import torch
@@ -116,13 +116,13 @@ class Ranking:
         return list({one.name: one for one in reversed(self.predictions)}.values())[::-1]
 
 
-def rank(job: Job, costs: Costs, wanted: Wanted = Wanted()) -> Ranking:  # noqa: B008
+def rank(job: Job, costs: Costs, wanted: Wanted | None = None) -> Ranking:
     """Predict every candidate and sort by the time of a step; also one device alone, and data parallelism.
 
     Raises:
         ValueError: none of the strategies wanted is possible.
     """
-    planner = _Planner(job, costs)
+    planner, wanted = _Planner(job, costs), wanted or Wanted()
     found = [*planner.unsplit(1), *planner.unsplit(job.num_devices)]
     impossible = {}
     for strategy in wanted.strategies:
@@ -281,12 +281,13 @@ class _Planner:
         names = [part.stages[0] for part, _ in units]
         if len(units) < job.num_devices:
             raise ValueError(
-                f"split.devices: {job.num_devices} are more than the {len(units)} pieces that the network can be cut into"
+                f"pipeline over {job.num_devices} devices: the network can only be cut into {len(units)} pieces (use "
+                f"at most {len(units)} devices)"
             )
 
         def busiest(cut: tuple[int, ...]) -> float:
             bounds = [0, *cut, len(units)]
-            return max(sum(s for _, s in units[a:b]) for a, b in zip(bounds, bounds[1:], strict=False))
+            return max(sum(s for _, s in units[a:b]) for a, b in pairwise(bounds))
 
         best = nsmallest(_MOST_CUTS, combinations(positions, job.num_devices - 1), key=busiest)
         return [tuple(names[n] for n in cut) for cut in best if busiest(cut) <= _BALANCED * busiest(best[0])]

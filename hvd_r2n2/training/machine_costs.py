@@ -1,14 +1,14 @@
-"""Measures what a network costs on the devices of a rank: calls of every strategy, contention, copies, the optimizer."""
+"""Measures what a network costs on a rank's devices: calls of every strategy, contention, copies, the optimizer."""
 
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -19,7 +19,7 @@ from hvd_r2n2.common.stages import Stage
 from hvd_r2n2.config import Config, OptimizerConfig
 from hvd_r2n2.models import Network
 from hvd_r2n2.split import Plan, SplitOptions
-from hvd_r2n2.split.costs import Costs, Machine, Part, PartCosts, measured_parts, tensor_sizes
+from hvd_r2n2.split.costs import Costs, Machine, Part, PartCosts, TensorSize, measured_parts, tensor_sizes
 from hvd_r2n2.split.program import Program
 from hvd_r2n2.split.rehearsal import Rehearsal, unit_program
 from hvd_r2n2.split.worker import Worker
@@ -53,6 +53,7 @@ def measure_costs(
     strategies: Sequence[str],
     num_samples: int,
     num_views: int,
+    ranks_of_host: int = 1,
     effort: Effort,
     report: Callable[[str], None] = lambda text: None,
 ) -> Costs:
@@ -67,6 +68,7 @@ def measure_costs(
         strategies: of which the calls are measured, as far as they are possible for the network.
         num_samples: that a rank has at a time.
         num_views: most views of a step.
+        ranks_of_host: ranks that share its memory.
         effort: how thoroughly to measure.
         report: told what is being done.
     """
@@ -75,7 +77,7 @@ def measure_costs(
         bench = _Bench(config, model, (*model.stages(), loss_stage), workers, num_views)
         sizes = bench.sizes(num_samples, effort.seconds_a_run)
         report(f"measuring layers with micro-batches of {', '.join(map(str, sorted(set(sizes))))} samples")
-        return bench.costs(strategies, sizes, effort.num_runs, memory_of_a_device(devices))
+        return bench.costs(strategies, sizes, effort.num_runs, memory_of_a_device(devices, ranks_of_host))
 
 
 class _Bench:
@@ -110,16 +112,20 @@ class _Bench:
             rehearsal.run()
         slowdowns = []
         for _ in range(num_runs):
-            alone_s = [rehearsal.run() for rehearsal in rehearsals][0]
+            alone_s = rehearsals[0].run()
             if len(twins) > 1:
                 slowdowns.append(_together(twins) / alone_s)
+            for rehearsal in rehearsals[1:]:
+                rehearsal.run()
         parts: dict[Part, PartCosts] = {}
+        tensors: dict[str, TensorSize] = {}
         for program, rehearsal in zip(programs, rehearsals, strict=True):
             parts |= measured_parts(program, self._stages, rehearsal.takes())
+            tensors |= tensor_sizes(program, self._stages, rehearsal.outputs)
         return Costs(
             parts=parts,
             views={stage.name: stage.views for stage in self._stages},
-            tensors=tensor_sizes(self._stages, rehearsals[0].outputs),
+            tensors=tensors,
             machine=self._machine(median(slowdowns) if slowdowns else 1.0, rehearsals[0].between_s, memory_bytes),
             recompute=self._config.train.recompute,
         )
@@ -210,19 +216,20 @@ def _norm_seconds(device: torch.device) -> float:
 
 def _update_seconds(config: OptimizerConfig, workers: Sequence[Worker]) -> tuple[float, float]:
     """Return the seconds that moving a byte of weights takes while all devices do, and the bytes of state for it."""
-    prepared = []
+    optimizers = []
     for worker in workers:
         weight = torch.nn.Parameter(torch.zeros(_PROBE_BYTES // 8, 2, device=worker.device))
         weight.grad = torch.zeros_like(weight)
-        prepared.append((worker, build_optimizer(config, [weight])))
-    futures = [worker.submit(lambda w=worker, o=optimizer: _timed(o.step, w.device)) for worker, optimizer in prepared]
+        optimizers.append(build_optimizer(config, [weight]))
+    jobs = [partial(_timed, one.step, worker.device) for one, worker in zip(optimizers, workers, strict=True)]
+    futures = [worker.submit(job) for worker, job in zip(workers, jobs, strict=True)]
     seconds = max(future.result() for future in futures)
-    state = [value for found in prepared[0][1].state.values() for value in found.values() if isinstance(value, Tensor)]
+    state = [value for found in optimizers[0].state.values() for value in found.values() if isinstance(value, Tensor)]
     return seconds / _PROBE_BYTES, sum(t.numel() * t.element_size() for t in state) / _PROBE_BYTES
 
 
-def memory_of_a_device(devices: Sequence[torch.device], num_ranks: int = 1) -> int | None:
-    """Return the memory that each of a rank's devices has, with `num_ranks` such ranks on the host; None if unknown.
+def memory_of_a_device(devices: Sequence[torch.device], ranks_of_host: int) -> int | None:
+    """Return the memory that each of a rank's devices has, with so many such ranks on the host; None if unknown.
 
     A GPU's is what it has in all, a CPU's what the system can give now; logical devices share theirs evenly.
     """
@@ -234,7 +241,7 @@ def memory_of_a_device(devices: Sequence[torch.device], num_ranks: int = 1) -> i
     if available is None:
         return None
     limits = [available, *_limit_of_group()]
-    return min(limits) // len(devices) // num_ranks
+    return min(limits) // len(devices) // ranks_of_host
 
 
 def _limit_of_group() -> Iterator[int]:

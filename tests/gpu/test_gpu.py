@@ -13,10 +13,11 @@ from hvd_r2n2.comm import Alone
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.data.loader import Batch, move_ahead, prepare_batch, training_batches
-from hvd_r2n2.training.optimizer import build_optimizer
+from hvd_r2n2.training.engine import OneDevice
 from hvd_r2n2.training.precision import weights_dtype
 from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.step import TrainingStep
+from hvd_r2n2.training.task_reconstruction import ReconstructionTask
 from tests.conftest import Launcher
 from tests.short_runs import TRAIN, settings
 
@@ -79,9 +80,10 @@ def one_step(
 ) -> tuple[float, float, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return loss, gradient norm, and every gradient and weight after one step on a device."""
     model = build_model(config.model, 0).to(device, weights_dtype(config.train.dtype))
-    step = TrainingStep(config, model, build_optimizer(config.optimizer, model), Alone(), device)
-    result = step.run(read_batch(dataset, config, pin_for=device))
-    step.close()
+    task = ReconstructionTask(config)
+    engine = OneDevice(config, model, task.loss_stage(), Alone())
+    result = TrainingStep(config, task, engine, device).run(read_batch(dataset, config, pin_for=device))
+    engine.close()
     gradients = {
         name: parameter.grad.cpu() for name, parameter in model.named_parameters() if parameter.grad is not None
     }

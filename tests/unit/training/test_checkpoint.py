@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from hvd_r2n2.config import Config, load_config
-from hvd_r2n2.models import ReconstructionNetwork, create_model
+from hvd_r2n2.comm import Alone
+from hvd_r2n2.models import create_model, voxel_loss_stage
 from hvd_r2n2.training import checkpoint as checkpoints
 from hvd_r2n2.training.checkpoint import (
     TrainingState,
@@ -22,47 +23,53 @@ from hvd_r2n2.training.checkpoint import (
     write_checkpoint,
 )
 from hvd_r2n2.training.consistency import parameter_digest
-from hvd_r2n2.training.optimizer import build_optimizer
+from hvd_r2n2.training.engine import OneDevice
 
 CONFIG = load_config(None, ["model.name=3d-gru-1", "model.width=0.03125", "checkpoint.keep_last=2"])
 
 
-def network(config: Config = CONFIG, seed: int = 0) -> tuple[ReconstructionNetwork, torch.optim.Optimizer]:
+def engine_of(config: Config = CONFIG, seed: int = 0) -> OneDevice:
     model = create_model(config.model.name, width=config.model.width, seed=seed)
-    return model, build_optimizer(config.optimizer, model)
+    return OneDevice(config, model, voxel_loss_stage(), Alone())
 
 
-def move(model: ReconstructionNetwork, optimizer: torch.optim.Optimizer) -> None:
-    for number, parameter in enumerate(model.parameters()):
+def move(engine: OneDevice) -> None:
+    for number, parameter in enumerate(engine.model.parameters()):
         parameter.grad = torch.full_like(parameter, 0.01 * (number + 1))
-    optimizer.step()
+    engine.optimizers[0].step()
 
 
-def write(
-    folder: Path, step: int, *, best_step: int | None = None
-) -> tuple[ReconstructionNetwork, torch.optim.Optimizer]:
-    model, optimizer = network()
+def keep(folder: Path, engine: OneDevice, state: TrainingState, config: Config = CONFIG) -> Path:
+    return write_checkpoint(folder, engine.model, engine.optimizer_tensors(), state, config)
+
+
+def digest_of(engine: OneDevice) -> str:
+    return parameter_digest(engine.model, engine.optimizer_tensors())
+
+
+def write(folder: Path, step: int, *, best_step: int | None = None) -> OneDevice:
+    engine = engine_of()
     for _ in range(step):
-        move(model, optimizer)
-    write_checkpoint(folder, model, optimizer, TrainingState(step, step * 24, 1.5, "digest", 0.25, best_step), CONFIG)
-    return model, optimizer
+        move(engine)
+    keep(folder, engine, TrainingState(step, step * 24, 1.5, "digest", 0.25, best_step))
+    return engine
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_weights_and_optimizer_come_back_to_the_bit(name: str, tmp_path: Path) -> None:
     config = load_config(None, ["model.name=3d-gru-1", "model.width=0.03125", f"optimizer.name={name}"])
-    model, optimizer = network(config)
-    move(model, optimizer)
-    path = write_checkpoint(tmp_path, model, optimizer, TrainingState(1, 24, 2.0), config)
-    other, other_optimizer = network(config, seed=5)
+    engine = engine_of(config)
+    move(engine)
+    path = keep(tmp_path, engine, TrainingState(1, 24, 2.0), config)
+    other = engine_of(config, seed=5)
     checkpoint = read_checkpoint(path)
-    restore(checkpoint, other, other_optimizer)
-    assert parameter_digest(other, other_optimizer) == parameter_digest(model, optimizer)
+    restore(checkpoint, other)
+    assert digest_of(other) == digest_of(engine)
     assert checkpoint.config == config
     assert checkpoint.state == TrainingState(1, 24, 2.0)
-    move(model, optimizer)
-    move(other, other_optimizer)
-    assert parameter_digest(other, other_optimizer) == parameter_digest(model, optimizer)
+    move(engine)
+    move(other)
+    assert digest_of(other) == digest_of(engine)
 
 
 def test_last_and_best_point_where_they_should_and_old_ones_go(tmp_path: Path) -> None:
@@ -152,12 +159,12 @@ def test_foreign_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
 def test_optimizer_of_another_network_does_not_fit(tmp_path: Path) -> None:
     write(tmp_path / "small", 1)
     wide = load_config(None, ["model.name=3d-gru-1", "model.width=0.0625"])
-    model, optimizer = network(wide)
-    move(model, optimizer)
-    write_checkpoint(tmp_path / "wide", model, optimizer, TrainingState(1, 24, 0.0), wide)
+    engine = engine_of(wide)
+    move(engine)
+    keep(tmp_path / "wide", engine, TrainingState(1, 24, 0.0), wide)
     checkpoint = read_checkpoint(tmp_path / "wide" / "step-00000001")
     with pytest.raises(ValueError, match="model.safetensors"):
-        restore(checkpoint, *network())
+        restore(checkpoint, engine_of())
     shutil.copy(tmp_path / "small" / "last" / "model.safetensors", checkpoint.weights_path)
     with pytest.raises(ValueError, match=r"optimizer.safetensors: .* has shape"):
-        restore(checkpoint, *network())
+        restore(checkpoint, engine_of())

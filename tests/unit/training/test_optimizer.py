@@ -58,7 +58,7 @@ def test_adam_adds_decay_to_the_gradient_of_weights_only() -> None:
         model.weight.fill_(2.0)
         model.bias.fill_(2.0)
     config = load_config(None, ["optimizer.learning_rate=0.1", "optimizer.weight_decay=0.5"]).optimizer
-    optimizer = build_optimizer(config, model)
+    optimizer = build_optimizer(config, model.parameters())
     model.weight.grad, model.bias.grad = torch.zeros_like(model.weight), torch.zeros_like(model.bias)
     optimizer.step()
     # Adam's first step is lr·g/(|g| + eps) with g = 0 + 0.5·2 for the weight, and 0 for the bias.
@@ -71,7 +71,7 @@ def test_adamw_decays_apart_from_the_gradient() -> None:
     with torch.no_grad():
         model.weight.fill_(2.0)
     overrides = ["optimizer.name=adamw", "optimizer.learning_rate=0.1", "optimizer.weight_decay=0.5"]
-    optimizer = build_optimizer(load_config(None, overrides).optimizer, model)
+    optimizer = build_optimizer(load_config(None, overrides).optimizer, model.parameters())
     model.weight.grad, model.bias.grad = torch.zeros_like(model.weight), torch.zeros_like(model.bias)
     optimizer.step()
     assert model.weight.item() == pytest.approx(2 * (1 - 0.1 * 0.5))
@@ -82,7 +82,7 @@ def test_sgd_has_momentum() -> None:
     with torch.no_grad():
         model.bias.fill_(0.0)
     config = load_config(None, ["optimizer.name=sgd", "optimizer.learning_rate=1", "optimizer.momentum=0.5"]).optimizer
-    optimizer = build_optimizer(config, model)
+    optimizer = build_optimizer(config, model.parameters())
     for _ in range(2):
         model.bias.grad = torch.ones_like(model.bias)
         optimizer.step()

@@ -11,11 +11,12 @@ from hvd_r2n2.comm import Alone, JobError
 from hvd_r2n2.config import load_config
 from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.data.loader import Batch, training_batches
-from hvd_r2n2.models import ReconstructionNetwork
+from hvd_r2n2.models import Network, voxel_loss_stage
 from hvd_r2n2.training.consistency import check_equal, check_same_start, parameter_digest
-from hvd_r2n2.training.optimizer import build_optimizer
+from hvd_r2n2.training.engine import OneDevice
 from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.step import NonFiniteError, TrainingStep
+from hvd_r2n2.training.task_reconstruction import ReconstructionTask
 
 CONFIG = load_config(
     None, ["model.name=3d-gru-1", "model.width=0.03125", "train.batch_size=4", "train.max_views=1", "train.steps=2"]
@@ -45,8 +46,9 @@ def first_batch(dataset: Dataset) -> Batch:
         return next(batches)
 
 
-def step_of(model: ReconstructionNetwork) -> TrainingStep:
-    return TrainingStep(CONFIG, model, build_optimizer(CONFIG.optimizer, model), Alone(), torch.device("cpu"))
+def step_of(model: Network) -> TrainingStep:
+    engine = OneDevice(CONFIG, model, voxel_loss_stage(), Alone())
+    return TrainingStep(CONFIG, ReconstructionTask(CONFIG), engine, torch.device("cpu"))
 
 
 def test_step_lowers_the_loss_of_its_batch(dataset: Dataset) -> None:
@@ -67,10 +69,10 @@ def test_sample_whose_loss_is_not_finite_is_named_and_weights_stay(
 
     original = step._prepare
 
-    def poisoned(given: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        images, occupancy = original(given)
-        images[:, 2] = float("nan")
-        return images, occupancy
+    def poisoned(given: Batch) -> dict[str, torch.Tensor]:
+        inputs = original(given)
+        inputs["images"][:, 2] = float("nan")
+        return inputs
 
     monkeypatch.setattr(step, "_prepare", poisoned)
     with pytest.raises(
