@@ -15,8 +15,9 @@ class GradientAverager:
     """Hands each parameter's gradient to the communicator as soon as it is complete.
 
     By hooks: `arm` before the backward pass of the step's last micro-batch, `finish` after it; without `arm`, gradients
-    only accumulate. Without hooks: `start` with each name whose gradient is complete, from any thread. Horovod's DistributedOptimizer does the same by wrapping the optimizer; keeping the two apart leaves
-    the optimizer a plain torch one, whose state is saved and loaded as it is.
+    only accumulate. Without hooks: `start` with each name whose gradient is complete, from any thread. Horovod's
+    DistributedOptimizer does the same by wrapping the optimizer; keeping the two apart leaves the optimizer a plain
+    torch one, whose state is saved and loaded as it is.
     """
 
     def __init__(

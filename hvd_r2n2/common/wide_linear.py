@@ -55,7 +55,7 @@ class WideWork:
         if not self.is_last:
             return None
         del self._rows[id(weight)]
-        all_inputs, all_gradients = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*rows, strict=True))
+        all_inputs, all_gradients = (torch.cat(parts) for parts in zip(*rows, strict=True))
         return (all_gradients.t() @ all_inputs).to(weight.dtype)
 
 

@@ -51,13 +51,14 @@ class Team:
         self._connections: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._log = folder / f"{arm.name}.log"
-        self._path = folder / f"{arm.name}.sock"
+        self._path = folder / "socket"  # short, for systems allow a hundred letters; gone once all are there
         try:
             with socket.socket(socket.AF_UNIX) as server:
                 server.bind(str(self._path))
                 server.listen()
                 self._start()
                 self._accept(server)
+            self._path.unlink()
         except BaseException:
             self.close(at_once=True)
             raise

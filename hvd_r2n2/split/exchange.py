@@ -24,7 +24,7 @@ def span_of(fragment: Fragment, axes: str, shape: Sequence[int]) -> tuple[int, i
         return axis, start, size * (fragment.span.part + 1) // fragment.span.parts - start
     assert isinstance(fragment.span, Range)
     start = fragment.span.start + (size if fragment.span.start < 0 else 0)
-    assert 0 <= start and start + fragment.span.length <= size, f"{fragment} of a tensor of shape {tuple(shape)}"
+    assert 0 <= start <= size - fragment.span.length, f"{fragment} of a tensor of shape {tuple(shape)}"
     return axis, start, fragment.span.length
 
 
@@ -70,5 +70,5 @@ def _zeros(like: Tensor, axis: int, fragment: Fragment) -> Tensor:
 
 def zeros_length(fragment: Fragment) -> int:
     """Give how many positions a fragment of zeros has."""
-    assert fragment.key is None and isinstance(fragment.span, Range), fragment
+    assert isinstance(fragment.span, Range), fragment
     return fragment.span.length

@@ -91,7 +91,7 @@ class Executor:
         Args:
             program: what to run; made for the sizes of `inputs`.
             inputs: the network's inputs and targets by name, of the whole batch.
-            on_gradients: called by a worker with the name of a piece whose gradients are whole, while others still work.
+            on_gradients: called by a worker with the name of a piece whose gradients are whole; others may still work.
             keep: values to give back.
             scale: factor on the loss and so on all gradients.
 
@@ -278,7 +278,7 @@ class _Step:
                 tensor = tensor.detach().requires_grad_(tensor.is_floating_point())
             tensors.append(tensor)
             lengths.append(spans)
-        for key in call.keys():
+        for key in call.reads():
             self._let_go(key)
         return _Entries(tensors, lengths)
 
@@ -352,7 +352,7 @@ class _Step:
                 _accumulate(parameter, gradient, is_own=uses[_storage(gradient)] == 1)
 
     def _seed(self, number: int, call: Call, key: Key, output: Tensor) -> Tensor | None:
-        """Give the gradient of an output: all its readers' together, in the order of the calls; None if none has any."""
+        """Give an output's gradient: all its readers' together, in the order of the calls; None if none has any."""
         if key.tensor == LOSS:
             return torch.full_like(output, call.weight * self._scale)
         total: Tensor | None = None

@@ -53,8 +53,8 @@ class Plan:
             return self.micro_batches
         if self.micro_batches > num_samples:
             raise ValueError(
-                f"split.micro_batches: {self.micro_batches} is more than the {num_samples} sample(s) that a rank has at "
-                "a time (train.batch_size / ranks / train.accumulation)"
+                f"split.micro_batches: {self.micro_batches} is more than the {num_samples} sample(s) that a rank has "
+                "at a time (train.batch_size / ranks / train.accumulation)"
             )
         return spread(num_samples, self.micro_batches)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from hvd_r2n2.common.stages import NamedTensor, Stage
 from hvd_r2n2.split.program import LOSS, Call, Fragment, Input, Key, Piece, Program, Task
@@ -32,7 +33,7 @@ def pipeline_pieces(
     _check_cut(stages, num_devices, cut)
     starts = [0, *(names.index(name) for name in cut), len(names)]
     pieces = []
-    for device, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+    for device, (start, end) in enumerate(pairwise(starts)):
         runs = [list(range(start, end))]
         if views_in_chunks:
             viewed = [number for number in runs[0] if stages[number].views != "none"]
@@ -63,13 +64,15 @@ def pipeline_program(
         chunks: views of each chunk; one chunk takes all views at once.
         cut: first stage of every device but the first.
         schedule: `1f1b`, or `fill-drain` (all forward, then all backward).
-        views_in_chunks: cut the pieces for chunks of views even if there is only one chunk (by default, if there are more).
+        views_in_chunks: end pieces where views end even for a single chunk (by default, if there are more).
         cost: of each call, for the order of tasks; by default proportional to samples and views.
 
     Raises:
         ValueError: see `pipeline_pieces`.
     """
-    pieces = pipeline_pieces(stages, num_devices, cut, views_in_chunks=len(chunks) > 1 if views_in_chunks is None else views_in_chunks)
+    if views_in_chunks is None:
+        views_in_chunks = len(chunks) > 1
+    pieces = pipeline_pieces(stages, num_devices, cut, views_in_chunks=views_in_chunks)
     by_name = {stage.name: stage for stage in stages}
     members = {piece: [by_name[name] for name in piece.stages] for piece in pieces}
     calls: list[Call] = []
@@ -134,9 +137,7 @@ def _inputs(
     return tuple(found.values())
 
 
-def _key(
-    tensor: NamedTensor, fold_outputs: set[str], micro_batch: int, chunk: int | None, num_chunks: int
-) -> Key:
+def _key(tensor: NamedTensor, fold_outputs: set[str], micro_batch: int, chunk: int | None, num_chunks: int) -> Key:
     if "V" in tensor.axes:
         return Key(tensor.name, micro_batch, chunk)
     return Key(tensor.name, micro_batch, num_chunks - 1 if tensor.name in fold_outputs else None)

@@ -1,6 +1,6 @@
 """A step of a split network as pure data: which device computes what, from what, in which order.
 
-    stages + strategy + sizes  ->  Program: pieces, their calls, and each device's order of tasks
+stages + strategy + sizes  ->  Program: pieces, their calls, and each device's order of tasks
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class Piece:
 class Call:
     """One forward run of a piece, and its backward run.
 
-    Of a piece cut by channels or planes, which has a single stage, `inputs` has one entry for each of the stage's reads,
-    in order. Of any other piece, one for each tensor that its stages read and none of them makes before.
+    Of a piece cut by channels or planes, which has a single stage, `inputs` has one entry for each of its reads, in
+    order. Of any other piece, one for each tensor that its stages read and none of them makes before.
     """
 
     piece: Piece
@@ -107,7 +107,7 @@ class Call:
         view = "" if self.chunk is None else f" v{self.chunk}"
         return f"{self.piece.name} m{self.micro_batch}{view}"
 
-    def keys(self) -> list[Key]:
+    def reads(self) -> list[Key]:
         """Give the keys that it reads."""
         return [f.key for tensor in self.inputs for f in tensor.fragments if f.key is not None]
 
@@ -159,9 +159,7 @@ class Program:
     @cached_property
     def last_backward(self) -> dict[str, int]:
         """By piece: number of the call whose backward run is its last, after which its gradients are whole."""
-        return {
-            self.calls[task.call].piece.name: task.call for order in self.orders for task in order if task.backward
-        }
+        return {self.calls[task.call].piece.name: task.call for order in self.orders for task in order if task.backward}
 
     def device_of(self, task: Task) -> int:
         """Give the device that runs a task."""
@@ -171,7 +169,7 @@ class Program:
         """Give the tasks that must have ended before: for a backward run, its consumers' and its own forward."""
         call = self.calls[task.call]
         if not task.backward:
-            return [Task(self.producers[key], False) for key in call.keys() if key in self.producers]
+            return [Task(self.producers[key], False) for key in call.reads() if key in self.producers]
         after = [Task(number, True) for key in call.outputs for number, _, _ in self.consumers[key]]
         return [Task(task.call, False), *after]
 
@@ -179,7 +177,8 @@ class Program:
         """Assert that every call is run forward and backward once and that the orders cannot block one another."""
         everything = [task for order in self.orders for task in order]
         expected = {Task(number, backward) for number in range(len(self.calls)) for backward in (False, True)}
-        assert len(everything) == len(expected) and set(everything) == expected, "tasks missing or twice"
+        assert len(everything) == len(expected), "tasks missing or twice"
+        assert set(everything) == expected, "tasks of no call"
         for device, order in enumerate(self.orders):
             assert all(self.device_of(task) == device for task in order), "a task on another device"
         assert sum(call.weight for call in self.calls) > 1 - 1e-9, "losses do not add up"

@@ -68,7 +68,9 @@ class Shard:
 class Shards:
     """All shards of a network, and the stages of every piece, made of them."""
 
-    def __init__(self, model: nn.Module, stages: Sequence[Stage], pieces: Iterable[Piece], devices: Sequence[torch.device]):
+    def __init__(
+        self, model: nn.Module, stages: Sequence[Stage], pieces: Iterable[Piece], devices: Sequence[torch.device]
+    ):
         """Cut the parameters; a whole one on the device where the network has it stays the network's own."""
         self._parameters = dict(model.named_parameters())
         self._names = {id(parameter): name for name, parameter in self._parameters.items()}

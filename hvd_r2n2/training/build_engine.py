@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.common.stages import Stage

@@ -91,7 +91,6 @@ class Engine(ABC):
         self._move_weights()
         return StepReport(loss, gradient_norm, learning_rate, communication_s, tasks, bytes_moved)
 
-
     @abstractmethod
     def write_back(self) -> None:
         """Give the network the newest weights."""

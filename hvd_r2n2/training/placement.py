@@ -85,7 +85,7 @@ def _named(names: tuple[str, ...], communicator: Communicator) -> tuple[torch.de
         everyone = [gpu for rank in communicator.all_gather_object(set(gpus)) for gpu in rank]
         if len(everyone) != len(set(everyone)):
             raise ValueError(
-                f"split.devices: {', '.join(names)} are shared by several ranks (leave split.devices null: each rank of a "
-                "host then takes devices of its own)"
+                f"split.devices: {', '.join(names)} are shared by several ranks (leave split.devices null: each rank "
+                "of a host then takes devices of its own)"
             )
     return tuple(torch.device(name) for name in names)

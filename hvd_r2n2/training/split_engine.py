@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +81,11 @@ class SplitEngine(Engine):
                 if value.ndim == 0 or shard.rows is None:
                     whole[name] = value
                 else:
-                    put(whole.setdefault(name, torch.zeros_like(parameters[shard.name], dtype=value.dtype)), shard, value)
+                    put(
+                        whole.setdefault(name, torch.zeros_like(parameters[shard.name], dtype=value.dtype)),
+                        shard,
+                        value,
+                    )
         return whole
 
     def load_optimizer_tensors(self, tensors: Mapping[str, Tensor]) -> None:

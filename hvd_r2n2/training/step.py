@@ -41,7 +41,7 @@ def share_of_batch(config: Config, num_ranks: int) -> int:
 class TrainingStep:
     """A task's batches, one at a time, on an engine."""
 
-    def __init__(self, config: Config, task: Task, engine: Engine, device: torch.device) -> None:
+    def __init__(self, config: Config, task: Task[Any], engine: Engine, device: torch.device) -> None:
         """Prepare.
 
         Args:

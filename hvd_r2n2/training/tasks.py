@@ -19,7 +19,7 @@ def create_task(config: Config) -> Task[Any]:
 
 
 def resolve(config: Config) -> Config:
-    """Fill in what stands for something else: `split.cross` and `model.cross` by name, the classes of the data and their number.
+    """Fill in what stands for something else: `split.cross`, `model.cross` by name, the classes and their number.
 
     Nothing changes in settings that are resolved already.
 

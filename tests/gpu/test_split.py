@@ -68,7 +68,8 @@ def test_two_devices_equal_one(name: str, strategy: str, recompute: bool, device
             for shard in split.shards:
                 whole = expected[shard.name]
                 part = (whole if shard.rows is None else shard.rows.of(whole)).to(shard.leaf.device)
-                assert shard.leaf.grad is not None and shard.leaf.device == devices[shard.device]
+                assert shard.leaf.grad is not None
+                assert shard.leaf.device == devices[shard.device]
                 torch.testing.assert_close(shard.leaf.grad.view(part.shape), part, rtol=0, atol=1e-11)
 
 

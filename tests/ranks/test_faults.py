@@ -43,14 +43,14 @@ TrainingStep.run = failing
 """
 
 POISONED = """
-import hvd_r2n2.training.step as step
-prepare = step.prepare_batch
-def poisoned(batch, *more):
-    images_VBCHW, occupancy_BDDD = prepare(batch, *more)
+from hvd_r2n2.training.task_reconstruction import ReconstructionTask
+prepare = ReconstructionTask.prepare
+def poisoned(self, batch, *more):
+    inputs = prepare(self, batch, *more)
     if batch.step == 2:
-        images_VBCHW[:, 1] = float("nan")
-    return images_VBCHW, occupancy_BDDD
-step.prepare_batch = poisoned
+        inputs["images"][:, 1] = float("nan")
+    return inputs
+ReconstructionTask.prepare = poisoned
 """
 
 SHIFTED = """

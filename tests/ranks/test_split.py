@@ -43,7 +43,7 @@ def test_weights_after_some_steps_are_those_of_one_device(
     arguments = (*TRAIN, *settings(tiny_data, **SHORT, **split), "--out", tmp_path / "run")
     done = python(*arguments) if ranks == 1 else mpirun(ranks, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "rank 0 on " in done.stdout and "cpu:0, cpu:1 (logical" in done.stdout
+    assert "cpu:0, cpu:1 (logical" in done.stdout
     assert largest_difference(weights(tmp_path / "run", STEPS), weights(alone, STEPS)) <= 1e-12
     assert largest_difference(optimizer_state(tmp_path / "run"), optimizer_state(alone)) <= 1e-12
 

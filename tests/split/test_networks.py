@@ -1,9 +1,10 @@
-"""Every network under every strategy computes what one device computes: outputs, loss, and each gradient, in float64."""
+"""Every network under every strategy computes one device's outputs, loss, and each gradient, in float64."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from hvd_r2n2.models import create_model, voxel_loss_stage
 from hvd_r2n2.split import Plan, SplitNetwork, SplitOptions
 
 NETWORKS = ("3d-lstm-1", "3d-gru-1", "3d-lstm-3", "3d-gru-3", "res3d-gru-3")
-CUTS = {name: "decoder.block7" for name in NETWORKS} | {"res3d-gru-3": "recurrence.projection"}
+CUTS = dict.fromkeys(NETWORKS, "decoder.block7") | {"res3d-gru-3": "recurrence.projection"}
 CPU = torch.device("cpu")
 NUM_SAMPLES, NUM_VIEWS = 4, 2
 
@@ -23,7 +24,7 @@ NUM_SAMPLES, NUM_VIEWS = 4, 2
 class Recording(nn.Module):
     """A loss that keeps what it is given; shared by all copies of the stage."""
 
-    seen: list[tuple[Tensor, Tensor]] = []
+    seen: ClassVar[list[tuple[Tensor, Tensor]]] = []
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -93,7 +94,9 @@ def check_equal(one: OneDevice, split: SplitNetwork, tolerance: float = 1e-12) -
         expected = whole if shard.rows is None else shard.rows.of(whole)
         assert shard.leaf.grad is not None, shard.label
         actual = shard.leaf.grad.view(expected.shape)
-        torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance, msg=lambda text, s=shard: f"{s.label}: {text}")
+        torch.testing.assert_close(
+            actual, expected, rtol=0, atol=tolerance, msg=lambda text, s=shard: f"{s.label}: {text}"
+        )
         found.add(shard.name)
     assert found == one.gradients.keys()
 
@@ -163,7 +166,8 @@ def test_pipeline_in_float32_has_the_very_bits_of_one_device(name: str) -> None:
     work = WideWork()
     for number, size in enumerate(sizes):
         work.is_last = number == len(sizes) - 1
-        images, occupancy = (narrow(inputs[key], sizes, number, axis) for key, axis in (("images", 1), ("occupancy", 0)))
+        images = narrow(inputs["images"], sizes, number, 1)
+        occupancy = narrow(inputs["occupancy"], sizes, number, 0)
         with work.active():
             loss = run_stages(stages, {"images": images, "occupancy": occupancy}, {"loss"})["loss"]
             loss.backward(torch.full_like(loss, size / sum(sizes)))  # type: ignore[no-untyped-call]

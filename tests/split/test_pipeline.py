@@ -37,7 +37,8 @@ def cases(draw: st.DrawFn) -> dict[str, object]:
 @given(case=cases())
 def test_equals_one_device(case: dict[str, object]) -> None:
     model, cut = case["model"], case["cut"]
-    assert isinstance(model, Toy) and isinstance(cut, tuple)
+    assert isinstance(model, Toy)
+    assert isinstance(cut, tuple)
     stages = model.stages()
     inputs = model.inputs(case["num_views"], case["num_samples"])  # type: ignore[arg-type]
     plan = Plan(

@@ -53,7 +53,9 @@ class MeanSquare(nn.Module):
 class Toy(nn.Module):
     """`num_each` layers a view, a recurrent unit of two stages, `num_none` layers after it; loss against `target`."""
 
-    def __init__(self, num_each: int, num_none: int, width: int, seed: int, skips: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self, num_each: int, num_none: int, width: int, seed: int, skips: frozenset[int] = frozenset()
+    ) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.each = nn.ModuleList(Dense(width, width) for _ in range(num_each))

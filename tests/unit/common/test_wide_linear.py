@@ -48,7 +48,8 @@ def test_weight_is_converted_once_for_autocast() -> None:
     assert work.converted(weight, torch.bfloat16) is work.converted(weight, torch.bfloat16)
     work.is_last = True
     (first.sum() + second.sum()).backward()
-    assert weight.grad is not None and weight.grad.dtype == torch.float32
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32
     torch.testing.assert_close(weight.grad, torch.full((5, 3), 4.0))
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.comm import Alone
+from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.models import create_model, voxel_loss_stage
 from hvd_r2n2.training import checkpoint as checkpoints
 from hvd_r2n2.training.checkpoint import (
