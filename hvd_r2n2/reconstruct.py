@@ -82,15 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _network(
-    checkpoint: Checkpoint | None, original_weights: Path | None, device: torch.device
-) -> Network:
+def _network(checkpoint: Checkpoint | None, original_weights: Path | None, device: torch.device) -> Network:
     if checkpoint is not None:
         settings = checkpoint.config.model
         if settings.classifies:
             raise ValueError(
-                f"{checkpoint.path}: a checkpoint of {settings.name}, which names the class of a picture; only networks of "
-                "3D-R2N2 reconstruct (a run of model.name=res3d-gru-3, say)"
+                f"{checkpoint.path}: a checkpoint of {settings.name}, which names the class of a picture; only networks "
+                "of 3D-R2N2 reconstruct (a run of model.name=res3d-gru-3, say)"
             )
         return load_network(checkpoint, device)
     assert original_weights is not None

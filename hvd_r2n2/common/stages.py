@@ -90,13 +90,12 @@ def run_stages(stages: Sequence[Stage], tensors: Mapping[str, Tensor], wanted: C
 def _fold(stages: Sequence[Stage], values: dict[str, Tensor]) -> None:
     """Run fold stages once a view; `values` gets what the last view leaves."""
     reads = [read.tensor for stage in stages for read in stage.inputs]
-    num_views = next(values[tensor.name].shape[0] for tensor in reads if "V" in tensor.axes)
-    for view in range(num_views):
+    # Taken apart once: each view's gradient is then put in its place, not added to zeros of the whole.
+    viewed = {tensor.name: values[tensor.name].unbind(0) for tensor in reads if "V" in tensor.axes}
+    for of_view in zip(*viewed.values(), strict=True):
+        views = dict(zip(viewed, of_view, strict=True))
         for stage in stages:
-            inputs = [
-                values[read.tensor.name][view] if "V" in read.tensor.axes else values.get(read.tensor.name)
-                for read in stage.inputs
-            ]
+            inputs = [views.get(read.tensor.name, values.get(read.tensor.name)) for read in stage.inputs]
             values.update(_call(stage, inputs))
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
-from hvd_r2n2.config.sections import Config
+from hvd_r2n2.config.sections import Config, SplitConfig
 
 
 def check_config(config: Config) -> None:
     """Raise a ValueError that lists every impossible value and every setting that would be ignored."""
-    problems = [*_ranges(config), *_orders(config), *_ignored(config)]
+    problems = [*_ranges(config), *_orders(config), *_split(config), *_ignored(config)]
     if problems:
         raise ValueError("; ".join(problems))
 
@@ -68,6 +69,9 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "log.every_steps": _POSITIVE,
     "log.pictures": _at_least(0),
     "log.trace_step": _POSITIVE,
+    "split.micro_batches": _POSITIVE,
+    "split.view_chunks": _POSITIVE,
+    "split.hang_timeout_s": _more_than(0),
 }
 
 
@@ -119,6 +123,36 @@ def _orders(config: Config) -> list[str]:
     return problems
 
 
+def _split(config: Config) -> list[str]:
+    """What is wrong with a split whatever the network and the number of ranks are."""
+    problems = []
+    split, train = config.split, config.train
+    num_samples, sizes = train.batch_size // train.accumulation, split.micro_batch_sizes
+    share = f"train.batch_size / train.accumulation = {num_samples} samples"
+    if split.micro_batches is not None and split.micro_batches > num_samples:
+        problems.append(f"split.micro_batches: {split.micro_batches} is more than {share}")
+    if split.micro_batches is not None and sizes is not None:
+        problems.append("split.micro_batch_sizes: stands for split.micro_batches, not beside it (leave one out)")
+    if sizes is not None and (not sizes or min(sizes) < 1):
+        problems.append(f"split.micro_batch_sizes: {list(sizes)} is not possible (1 or more samples each)")
+    elif sizes is not None and num_samples % sum(sizes):
+        problems.append(
+            f"split.micro_batch_sizes: {list(sizes)} add up to {sum(sizes)}, which is no rank's share of {share}"
+        )
+    if split.cross is not None and config.model.cross not in ("default", split.cross):
+        problems.append(f"split.cross: sets model.cross, which is {config.model.cross} already (leave one out)")
+    if split.devices is not None:
+        kinds = {name.partition(":")[0] for name in split.devices}
+        if len(kinds) != 1 or not all(re.fullmatch(r"(cpu|cuda):\d+", name) for name in split.devices):
+            problems.append(
+                f"split.devices: {list(split.devices)} is not possible (GPUs as [cuda:0, cuda:1], or logical CPU "
+                "devices as [cpu:0, cpu:1])"
+            )
+        elif train.device not in ("auto", *kinds):
+            problems.append(f"split.devices: {list(split.devices)}, but train.device={train.device}")
+    return problems
+
+
 def _ignored(config: Config) -> list[str]:
     """A setting that would be ignored is a mistake somewhere: say so instead."""
     optimizer, data, train = config.optimizer, config.data, config.train
@@ -141,12 +175,28 @@ def _ignored(config: Config) -> list[str]:
         ("data.validation_fraction", data.validation_fraction, data.split == "r2n2", "data.split=r2n2"),
         ("train.cpu_threads", train.cpu_threads, train.device != "cuda", "a CPU device"),
         ("model.num_classes", config.model.num_classes, config.model.classifies, "model.name=alexnet"),
+        *_split_rules(config.split),
     ]
     ignored = [(key, wanted) for key, value, is_used, wanted in rules if value is not None and not is_used]
     if config.model.classifies:
         changed = [key for key in _RECONSTRUCTION_ONLY if _value(config, key) != _value(Config(), key)]
         ignored += [(key, "the networks of 3D-R2N2") for key in changed]
     return [f"{key}: would be ignored, it only goes with {wanted}" for key, wanted in ignored]
+
+
+def _split_rules(split: SplitConfig) -> list[tuple[str, Any, bool, str]]:
+    """Say which settings of a split go with which strategies."""
+    any_split = "a split.strategy other than none"
+    goes_with = {
+        "devices": (split.strategy != "none", any_split),
+        "micro_batches": (split.strategy != "none", any_split),
+        "micro_batch_sizes": (split.strategy != "none", any_split),
+        "cut": (split.strategy == "pipeline", "split.strategy=pipeline"),
+        "view_chunks": (split.strategy == "pipeline", "split.strategy=pipeline"),
+        "schedule": (split.strategy == "pipeline", "split.strategy=pipeline"),
+        "cross": (split.strategy == "kernel", "split.strategy=kernel"),
+    }
+    return [(f"split.{key}", getattr(split, key), is_used, wanted) for key, (is_used, wanted) in goes_with.items()]
 
 
 def _value(config: Config, dotted: str) -> Any:

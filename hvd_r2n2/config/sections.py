@@ -19,7 +19,8 @@ class ModelConfig:
     voxel_resolution: Literal[32, 64, 128] = 32
     """3D-R2N2 only: side of the voxel grid; 64 and 128 add decoder stages."""
     form: Literal["fast", "plain"] = "fast"
-    """3D-R2N2 only: `fast`: exact re-expressions (transposed convolutions, fused gates); `plain`: as the paper reads."""
+    """3D-R2N2 only: `fast`: exact re-expressions (transposed convolutions, fused gates), or `plain`: written as the
+    paper reads."""
     cross: Literal["default"] | tuple[str, ...] | None = "default"
     """A list of stages: two towers, as in AlexNet, of which only these stages read both; null: an ordinary network;
     default: as published (alexnet: conv3, fc6, fc7, fc8; 3D-R2N2: null)."""

@@ -11,7 +11,7 @@ from hvd_r2n2.config import Config, SplitConfig
 from hvd_r2n2.measuring.arms import ONE_DEVICE, ArmSpec, possible_accumulations, rank_arms, split_arms
 from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.report import heading, origin
-from hvd_r2n2.measuring.result import ArmResult, bound_of, entries
+from hvd_r2n2.measuring.result import ArmResult, bound_of, entries, is_disturbed
 from hvd_r2n2.measuring.rounds import choose_accumulation, measure, with_trials
 from hvd_r2n2.training.tasks import resolve_model
 
@@ -129,6 +129,9 @@ def _compare(name: str, config: Config, machine: Machine, arms: Sequence[ArmSpec
         report=request.report,
     )
     found = with_trials(found, trials)
+    disturbed = is_disturbed(found.results) if machine.threads == 1 and not machine.gpus else []
+    if disturbed:
+        request.report(f"warning: other programs used the processors ({', '.join(disturbed)}): measure again without")
     content = {
         "benchmark": name,
         "bound": bound_of(found.results),
@@ -138,6 +141,7 @@ def _compare(name: str, config: Config, machine: Machine, arms: Sequence[ArmSpec
         "rounds": request.rounds,
         "warmup": request.warmup,
         "memory_released_between_steps": found.is_releasing,
+        "disturbed": disturbed,
         **origin(config, machine, request.command),
     }
     return Comparison(title, content, found.results)

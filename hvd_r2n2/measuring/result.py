@@ -13,6 +13,9 @@ from hvd_r2n2.measuring.arms import BOUND, ONE_DEVICE, ArmSpec
 from hvd_r2n2.measuring.messages import Done
 from hvd_r2n2.split import TaskTime
 
+_UNDISTURBED = 0.95
+"""Share of its time for which a process that only computes is on a processor, at least."""
+
 
 def step_s(processes: Sequence[Done]) -> float:
     """Return how long a step took: from the start of the first process to the end of the last."""
@@ -82,6 +85,20 @@ def bound_of(results: Sequence[ArmResult]) -> float | None:
     if not {ONE_DEVICE, BOUND} <= by_name.keys():
         return None
     return _speedup(by_name[BOUND], by_name[ONE_DEVICE])
+
+
+def is_disturbed(results: Sequence[ArmResult]) -> list[str]:
+    """Name the arms of plain processes with one thread each that did not have a processor for each of them.
+
+    Other programs have taken some of it then, and no figure of the run can be trusted.
+    """
+    found = []
+    for result in results:
+        if result.arm.name in (ONE_DEVICE, BOUND):
+            shares = [done.cpu_s / (done.end_s - done.start_s) for step in result.steps for done in step]
+            if statistics.median(shares) < _UNDISTURBED:
+                found.append(result.arm.name)
+    return found
 
 
 def _entry(result: ArmResult, one: ArmResult | None, bound: ArmResult | None, num_views: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
+from uuid import uuid4
 
 from hvd_r2n2.comm import JobError, find_launcher
 from hvd_r2n2.config import Config
@@ -38,10 +39,9 @@ class Team:
     """
 
     def __init__(self, arm: ArmSpec, machine: Machine, folder: Path) -> None:
-        """Start them; `folder` is for sockets and what they print.
+        """Start them, without waiting until they are there; `folder` is for sockets and what they print.
 
         Raises:
-            JobError: one ended before it was ready for orders.
             ValueError: there is no mpirun.
         """
         self.arm = arm
@@ -51,14 +51,12 @@ class Team:
         self._connections: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._log = folder / f"{arm.name}.log"
-        self._path = folder / "socket"  # short, for systems allow a hundred letters; gone once all are there
+        self._path = folder / uuid4().hex[:8]  # short, for systems allow a hundred letters
+        self._server = socket.socket(socket.AF_UNIX)
         try:
-            with socket.socket(socket.AF_UNIX) as server:
-                server.bind(str(self._path))
-                server.listen()
-                self._start()
-                self._accept(server)
-            self._path.unlink()
+            self._server.bind(str(self._path))
+            self._server.listen()
+            self._start()
         except BaseException:
             self.close(at_once=True)
             raise
@@ -69,6 +67,8 @@ class Team:
         Raises:
             JobError: one of them could not, or has ended.
         """
+        if not self._connections:
+            self._accept()
         own = self._machine.settings(arm, config)
         self._num_jobs += 1
         store = str(self._folder / f"{arm.name}.{self._num_jobs}.store")
@@ -107,6 +107,7 @@ class Team:
                 process.wait()
         self._pids.clear()
         self._processes.clear()
+        self._server.close()
 
     def __enter__(self) -> Team:
         return self
@@ -140,14 +141,14 @@ class Team:
             )
         self._processes.append(process)
 
-    def _accept(self, server: socket.socket) -> None:
+    def _accept(self) -> None:
         """Wait until every process is there; order them by rank."""
         found: list[tuple[int, int, Connection]] = []
         deadline = time.monotonic() + _START_LIMIT_S
-        server.settimeout(0.2)
+        self._server.settimeout(0.2)
         while len(found) < self.arm.processes:
             try:
-                accepted = server.accept()[0]
+                accepted = self._server.accept()[0]
             except TimeoutError:
                 if any(process.poll() is not None for process in self._processes):
                     raise JobError(self._words("a process ended before it was ready")) from None

@@ -92,8 +92,9 @@ def _between(one: Point, other: Point, work: float) -> Point:
 class Machine:
     """What does not depend on the network; by default, a machine where nothing but the calls takes time."""
 
-    slowdown: float = 1.0
-    """Factor on the time of a run while all other devices are at work too."""
+    slowdowns: Mapping[str, float] = field(default_factory=dict)
+    """By strategy: factor on the time of a run while all other devices are at work too. Where a strategy's is not known
+    it is taken as the mean of the others, where none is known as 1."""
     task_s: float = 0.0
     """Between two runs on a device."""
     handover_s: float = 0.0
@@ -110,6 +111,10 @@ class Machine:
     """The optimizer's state, by the bytes of the weights."""
     memory_bytes: int | None = None
     """What a device has; None if it is not known."""
+
+    def slowdown(self, strategy: str) -> float:
+        """Give the factor of a strategy."""
+        return self.slowdowns.get(strategy, fmean(self.slowdowns.values() or [1.0]))
 
 
 @dataclass(frozen=True)
@@ -202,9 +207,9 @@ class Costs:
         whole = Part.of(piece)
         if whole in self.parts:
             return [whole]
-        found = [part for part in self._whole_parts if set(part.stages) <= set(piece.stages)]
+        found = [] if piece.is_part else [part for part in self._whole_parts if set(part.stages) <= set(piece.stages)]
         known = {name for part in found for name in part.stages}
-        assert not piece.is_part and known == set(piece.stages), f"no costs are known of {piece.name}"
+        assert known == set(piece.stages), f"no costs are known of {piece.name}"
         return found
 
     @cached_property

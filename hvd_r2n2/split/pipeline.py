@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 
 from hvd_r2n2.common.stages import NamedTensor, Stage
@@ -73,22 +74,30 @@ def pipeline_program(
     if views_in_chunks is None:
         views_in_chunks = len(chunks) > 1
     pieces = pipeline_pieces(stages, num_devices, cut, views_in_chunks=views_in_chunks)
+    calls = pipeline_calls(stages, pieces, micro_batches, len(chunks))
+    sizes = tuple(micro_batches)
+    program = Program("pipeline", num_devices, sizes, tuple(chunks), calls, ())
+    orders = _orders(program, schedule, cost or _proportional(sizes, tuple(chunks)))
+    return Program("pipeline", num_devices, sizes, tuple(chunks), calls, orders)
+
+
+def pipeline_calls(
+    stages: Sequence[Stage], pieces: Sequence[Piece], micro_batches: Sequence[int], num_chunks: int
+) -> tuple[Call, ...]:
+    """Give the calls of whole pieces, micro-batch after micro-batch and chunk after chunk of views."""
     by_name = {stage.name: stage for stage in stages}
     members = {piece: [by_name[name] for name in piece.stages] for piece in pieces}
     calls: list[Call] = []
     for micro_batch, size in enumerate(micro_batches):
         for piece in pieces:
             is_viewed = any(stage.views != "none" for stage in members[piece])
-            for chunk in range(len(chunks)) if is_viewed else (None,):
+            for chunk in range(num_chunks) if is_viewed else (None,):
                 later = [stage for other in pieces if other != piece for stage in members[other]]
-                outputs = _outputs(members[piece], later, micro_batch, chunk, len(chunks))
+                outputs = _outputs(members[piece], later, micro_batch, chunk, num_chunks)
                 weight = size / sum(micro_batches) if any(key.tensor == LOSS for key in outputs) else 0.0
-                inputs = _inputs(members[piece], stages, micro_batch, chunk, len(chunks))
+                inputs = _inputs(members[piece], stages, micro_batch, chunk, num_chunks)
                 calls.append(Call(piece, micro_batch, chunk, inputs, outputs, weight))
-    sizes = tuple(micro_batches)
-    program = Program("pipeline", num_devices, sizes, tuple(chunks), tuple(calls), ())
-    orders = _orders(program, schedule, cost or _proportional(sizes, tuple(chunks)))
-    return Program("pipeline", num_devices, sizes, tuple(chunks), tuple(calls), orders)
+    return tuple(calls)
 
 
 def _check_cut(stages: Sequence[Stage], num_devices: int, cut: Sequence[str]) -> None:
@@ -189,6 +198,7 @@ def _orders(program: Program, schedule: str, cost: CallCost) -> tuple[tuple[Task
     orders: list[list[Task]] = [[] for _ in range(program.num_devices)]
     ends: dict[Task, float] = {}
     free = [0.0] * program.num_devices
+    needs = cache(program.needs)
     while any(forward) or any(backward):
         candidates = []
         for device in range(program.num_devices):
@@ -199,9 +209,9 @@ def _orders(program: Program, schedule: str, cost: CallCost) -> tuple[tuple[Task
             if forward[device] and _under_way(program, forward[device], backward[device]) < limit:
                 options.append(Task(forward[device][0], False))
             for preference, task in enumerate(options):
-                needs = program.needs(task)
-                if all(need in ends for need in needs):
-                    start = max([free[device], *(ends[need] for need in needs)])
+                ready = [ends.get(need) for need in needs(task)]
+                if None not in ready:
+                    start = max([free[device], *(end for end in ready if end is not None)])
                     candidates.append((start, preference, device, task))
         assert candidates, "no task can go on"
         start, _, device, task = min(candidates, key=lambda found: found[:3])

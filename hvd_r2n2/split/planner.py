@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from heapq import nsmallest
 from itertools import combinations, pairwise
 from statistics import fmean
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from hvd_r2n2.common.memory import DeviceMemory
 from hvd_r2n2.common.stages import Stage
-from hvd_r2n2.split.costs import Costs, Part
+from hvd_r2n2.split.costs import Costs
 from hvd_r2n2.split.network import STRATEGIES, Plan
 from hvd_r2n2.split.program import Piece, Program, TaskTime, one_at_a_time, spread
 from hvd_r2n2.split.rehearsal import unit_program
@@ -40,6 +39,8 @@ class Wanted:
     micro_batches: int | tuple[int, ...] | None = None
     view_chunks: int | None = None
     schedule: str | None = None
+    may_stay_whole: bool = True
+    """Whether one device alone may be chosen."""
 
 
 @dataclass(frozen=True)
@@ -101,19 +102,22 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Ranking:
-    """All candidates, the best first; those that do not fit come last."""
+    """All candidates, the best first; those that do not fit come last, the smallest first."""
 
     predictions: tuple[Prediction, ...]
     impossible: dict[str, str]
     """By strategy: why the network cannot be split so."""
+    choosable: tuple[str, ...]
+    """Names of the candidates that a rank can choose from; data parallelism takes another number of ranks."""
 
-    def best(self, names: Sequence[str] = (*STRATEGIES, ONE_DEVICE)) -> Prediction | None:
-        """Give the best of some strategies; None if there is none of them."""
-        return next((one for one in self.predictions if one.name in names), None)
+    @property
+    def choice(self) -> Prediction:
+        """Give the best that can be chosen."""
+        return next(one for one in self.predictions if one.name in self.choosable)
 
-    def best_of_each(self) -> list[Prediction]:
-        """Give each strategy's best, in order."""
-        return list({one.name: one for one in reversed(self.predictions)}.values())[::-1]
+    def best(self, name: str) -> Prediction | None:
+        """Give the best candidate of a name; None if there is none."""
+        return next((one for one in self.predictions if one.name == name), None)
 
 
 def rank(job: Job, costs: Costs, wanted: Wanted | None = None) -> Ranking:
@@ -123,7 +127,7 @@ def rank(job: Job, costs: Costs, wanted: Wanted | None = None) -> Ranking:
         ValueError: none of the strategies wanted is possible.
     """
     planner, wanted = _Planner(job, costs), wanted or Wanted()
-    found = [*planner.unsplit(1), *planner.unsplit(job.num_devices)]
+    found = [one for count in sorted({1, job.num_devices}) for one in planner.unsplit(count)]
     impossible = {}
     for strategy in wanted.strategies:
         try:
@@ -133,7 +137,7 @@ def rank(job: Job, costs: Costs, wanted: Wanted | None = None) -> Ranking:
     if len(impossible) == len(wanted.strategies):
         raise ValueError("; ".join(impossible.values()))
     found.sort(key=lambda one: (not one.fits, one.step_s if one.fits else one.peak_bytes, len(one.micro_batches)))
-    return Ranking(tuple(found), impossible)
+    return Ranking(tuple(found), impossible, (*wanted.strategies, *[ONE_DEVICE] * wanted.may_stay_whole))
 
 
 def predict(job: Job, costs: Costs, plan: Plan) -> Prediction:
@@ -143,6 +147,37 @@ def predict(job: Job, costs: Costs, plan: Plan) -> Prediction:
         ValueError: it is not possible.
     """
     return _Planner(job, costs).predict(plan)
+
+
+def balanced_cuts(job: Job, costs: Costs) -> list[tuple[str, ...]]:
+    """Give the pipeline's cuts that share the work most evenly, the best first.
+
+    Raises:
+        ValueError: there are more devices than pieces.
+    """
+    units = list(_unit_seconds(job, costs).items())
+    if len(units) < job.num_devices:
+        raise ValueError(
+            f"pipeline over {job.num_devices} devices: the network can only be cut into {len(units)} pieces (use "
+            f"at most {len(units)} devices)"
+        )
+
+    def busiest(cut: tuple[int, ...]) -> float:
+        return max(sum(seconds for _, seconds in units[a:b]) for a, b in pairwise([0, *cut, len(units)]))
+
+    best = nsmallest(_MOST_CUTS, combinations(range(1, len(units)), job.num_devices - 1), key=busiest)
+    return [tuple(units[n][0] for n in cut) for cut in best if busiest(cut) <= _BALANCED * busiest(best[0])]
+
+
+def _unit_seconds(job: Job, costs: Costs) -> dict[str, float]:
+    """Give the time of the pieces that a pipeline can be cut between, by their first stages, over all view counts."""
+    seconds: dict[str, float] = {}
+    for views in job.view_counts:
+        program = unit_program(job.stages, (job.num_samples,), views)
+        for task in program.orders[0]:
+            name = program.calls[task.call].piece.stages[0]
+            seconds[name] = seconds.get(name, 0.0) + costs.of(program, task).seconds
+    return seconds
 
 
 def data_parallel_program(
@@ -208,7 +243,7 @@ class _Planner:
         if wanted.view_chunks is None:
             chunks = sorted({*range(1, min(most_views, _MOST_CHUNKS) + 1), most_views})
         schedules = ("1f1b", "fill-drain") if wanted.schedule is None else (wanted.schedule,)
-        for cut in self._balanced_cuts() if wanted.cut is None else [wanted.cut]:
+        for cut in balanced_cuts(self._job, self._costs) if wanted.cut is None else [wanted.cut]:
             for sizes in choices:
                 # With a single micro-batch there is nothing to choose between the schedules.
                 for schedule in schedules if len(sizes) > 1 else schedules[:1]:
@@ -273,35 +308,6 @@ class _Planner:
             state = weights if program.strategy == DATA_PARALLEL else moved
             found.append(DeviceMemory(weights, weights, round(state * factor), 0))
         return tuple(found)
-
-    def _balanced_cuts(self) -> list[tuple[str, ...]]:
-        """Give the cuts that share the work most evenly, the best first."""
-        job, units = self._job, self._unit_seconds
-        positions = range(1, len(units))
-        names = [part.stages[0] for part, _ in units]
-        if len(units) < job.num_devices:
-            raise ValueError(
-                f"pipeline over {job.num_devices} devices: the network can only be cut into {len(units)} pieces (use "
-                f"at most {len(units)} devices)"
-            )
-
-        def busiest(cut: tuple[int, ...]) -> float:
-            bounds = [0, *cut, len(units)]
-            return max(sum(s for _, s in units[a:b]) for a, b in pairwise(bounds))
-
-        best = nsmallest(_MOST_CUTS, combinations(positions, job.num_devices - 1), key=busiest)
-        return [tuple(names[n] for n in cut) for cut in best if busiest(cut) <= _BALANCED * busiest(best[0])]
-
-    @cached_property
-    def _unit_seconds(self) -> list[tuple[Part, float]]:
-        """Give the pieces that a pipeline can be cut between, with the time of all samples and the mean of views."""
-        job, seconds = self._job, dict[Part, float]()
-        for views in job.view_counts:
-            program = unit_program(job.stages, (job.num_samples,), views)
-            for task in program.orders[0]:
-                part = Part.of(program.calls[task.call].piece)
-                seconds[part] = seconds.get(part, 0.0) + self._costs.of(program, task).seconds
-        return list(seconds.items())
 
 
 def _short(sizes: tuple[int, ...]) -> int | tuple[int, ...]:

@@ -13,11 +13,12 @@ from statistics import median
 from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from hvd_r2n2.common.memory import MemoryCounter
 from hvd_r2n2.common.stages import Stage
 from hvd_r2n2.split.executor import Executor, Options
-from hvd_r2n2.split.pipeline import pipeline_program
+from hvd_r2n2.split.pipeline import pipeline_calls, pipeline_pieces
 from hvd_r2n2.split.program import Key, Program, Task, one_at_a_time
 from hvd_r2n2.split.shards import Shards
 from hvd_r2n2.split.worker import Worker
@@ -43,8 +44,9 @@ def unit_program(stages: Sequence[Stage], micro_batches: Sequence[int], num_view
         if not (stages[number].views == "fold" and stages[number - 1].views == "fold")
     ]
     cut = [stages[number].name for number in starts]
-    program = pipeline_program(stages, len(cut) + 1, micro_batches, (num_views,), cut, views_in_chunks=False)
-    return on_one_device(program)
+    pieces = pipeline_pieces(stages, len(cut) + 1, cut, views_in_chunks=False)
+    calls = pipeline_calls(stages, [replace(piece, device=0) for piece in pieces], micro_batches, 1)
+    return Program("pipeline", 1, tuple(micro_batches), (num_views,), calls, one_at_a_time(calls, 1))
 
 
 def on_one_device(program: Program) -> Program:
@@ -78,48 +80,42 @@ class Rehearsal:
             worker: which runs it.
             options: how tasks are run. Counters are the rehearsal's own, and nothing is computed twice.
         """
-        self._program, self._alone, self._worker = program, on_one_device(program), worker
-        self._inputs = {name: tensor.to(worker.device) for name, tensor in inputs.items()}
-        shards = Shards(model, stages, {call.piece: None for call in self._alone.calls}, [worker.device])
-        self._leaves = [leaf for shard in shards for leaf in shard.leaves_on(0)]
-        self._stages, self._options = shards.stages, replace(options, recompute=False)
+        self._program = program
+        self._step = _Step(model, stages, on_one_device(program), inputs, [worker], options)
+        self._order = self._step.program.orders[0]
         self._seconds: list[dict[Task, float]] = []
         self._between_s: list[float] = []
         self._saved: dict[int, tuple[int, int]] = {}
         self.outputs: Mapping[Key, Tensor] = {}
         """What the calls gave in the first run, without values."""
 
-    def run(self, *, keeps_times: bool = True) -> float:
+    def run(self) -> float:
         """Run the program once; return the seconds of all tasks together. The first run only warms up and counts."""
-        is_first = not self._saved
-        probe = _Probe([*self._leaves, *self._inputs.values()], self._program, self._worker, counts=is_first)
-        executor = Executor([self._worker], self._stages, replace(self._options, counters=[probe]))
+        step, order = self._step, self._order
+        if not self._saved:
+            counting = _CountingProbe(step.workers[0], self._program, order, step.left_out)
+            outputs = step.run([counting], keep=list(self._program.producers))
+            found = zip(order, counting.saved, strict=True)
+            self._saved = {task.call: saved for task, saved in found if not task.backward}
+            self.outputs = {key: tensor.to("meta") for key, tensor in outputs.items()}
+            return counting.seconds
+        probe = _Probe(step.workers[0])
         start = time.perf_counter()
-        result = executor.run(self._alone, self._inputs, keep=list(self._program.producers) if is_first else [])
-        between_s = (time.perf_counter() - start - sum(probe.seconds)) / len(probe.seconds)
-        for leaf in self._leaves:
-            leaf.grad = None
-        order = self._alone.orders[0]
-        if is_first:
-            saved = zip(order, probe.saved, strict=True)
-            self._saved = {task.call: found for task, found in saved if not task.backward}
-            self.outputs = {key: tensor.to("meta") for key, tensor in result.outputs.items()}
-        elif keeps_times:
-            self._seconds.append(dict(zip(order, probe.seconds, strict=True)))
-            self._between_s.append(between_s)
-        return sum(probe.seconds)
+        step.run([probe])
+        self._between_s.append((time.perf_counter() - start - probe.seconds) / len(order))
+        self._seconds.append({task: end - begin for task, (begin, end) in zip(order, probe.spans, strict=True)})
+        return probe.seconds
 
     @property
     def between_s(self) -> float:
-        """Give the time between two tasks: the median of all runs but the first."""
-        return median(self._between_s)
+        """Give the time between two tasks: the median of all runs but the first, 0 if there was no other."""
+        return median(self._between_s or [0.0])
 
     def takes(self) -> dict[int, Take]:
-        """Give what each call took, by its number: the median of all runs but the first."""
-        assert self._seconds, "nothing has been measured yet"
+        """Give what each call took, by its number: the median of all runs but the first; no time without any other."""
 
         def seconds(task: Task) -> float:
-            return median(run[task] for run in self._seconds)
+            return median([run[task] for run in self._seconds] or [0.0])
 
         return {
             number: Take(seconds(Task(number, False)), seconds(Task(number, True)), *self._saved[number])
@@ -127,42 +123,108 @@ class Rehearsal:
         }
 
 
-class _Probe(MemoryCounter):
-    """Notes task by task what the one worker of a rehearsal does; counts as if each call were on its own device."""
+class Performance:
+    """A program on all workers at once, as it is meant, to find out how much slower its runs are then."""
 
-    def __init__(self, left_out: Sequence[Tensor], program: Program, worker: Worker, *, counts: bool) -> None:
-        super().__init__(left_out)
-        order = on_one_device(program).orders[0]
-        self._devices = [program.calls[task.call].piece.device for task in order]
-        self._counters = [MemoryCounter(left_out) for _ in range(program.num_devices)]
-        self._current, self._single = self._counters[0], MemoryCounter()
-        self._left_out_tensors, self._worker, self._counts = left_out, worker, counts
-        self.seconds: list[float] = []
-        self.saved: list[tuple[int, int]] = []
+    def __init__(
+        self,
+        model: nn.Module,
+        stages: Sequence[Stage],
+        program: Program,
+        inputs: Mapping[str, Tensor],
+        workers: Sequence[Worker],
+        options: Options,
+    ) -> None:
+        """Cut the weights as the program wants them; arguments as of a `Rehearsal`."""
+        self._step = _Step(model, stages, program, inputs, workers, options)
+
+    def run(self) -> list[list[tuple[float, float]]]:
+        """Run the program once; give by device when its tasks began and ended."""
+        probes = [_Probe(worker) for worker in self._step.workers]
+        self._step.run(probes)
+        return [probe.spans for probe in probes]
+
+
+class _Step:
+    """A program with its weights and inputs; leaves the weights without gradients."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stages: Sequence[Stage],
+        program: Program,
+        inputs: Mapping[str, Tensor],
+        workers: Sequence[Worker],
+        options: Options,
+    ) -> None:
+        self.program, self.workers = program, workers
+        self._inputs, self._options = inputs, replace(options, recompute=False)
+        pieces = {call.piece: None for call in program.calls}
+        shards = Shards(model, stages, pieces, [worker.device for worker in workers])
+        devices = range(len(workers))
+        self._leaves = [leaf for shard in shards for device in devices for leaf in shard.leaves_on(device)]
+        self._stages = shards.stages
+        self.left_out = [*self._leaves, *inputs.values()]
+        """Tensors that are there whether the program runs or not."""
+
+    def run(self, probes: Sequence[_Probe], keep: Sequence[Key] = ()) -> Mapping[Key, Tensor]:
+        """Run it once, watched; give the values that were asked for."""
+        executor = Executor(self.workers, self._stages, replace(self._options, counters=probes))
+        outputs = executor.run(self.program, self._inputs, keep=keep).outputs
+        for leaf in self._leaves:
+            leaf.grad = None
+        return outputs
+
+
+class _Probe(MemoryCounter):
+    """Notes when the tasks of a worker begin and end, on a GPU too."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__()
+        self._worker = worker
+        self.spans: list[tuple[float, float]] = []
+
+    @property
+    def seconds(self) -> float:
+        """Time of all tasks together."""
+        return sum(end - begin for begin, end in self.spans)
 
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Watch one task."""
-        self._current = self._counters[self._devices[len(self.seconds)]]
-        self._single = MemoryCounter(self._left_out_tensors)
-        before = self._current.held_bytes
         self._wait()
-        start = time.perf_counter()
-        if self._counts:
-            with super().counting():
-                yield
-        else:
-            yield
+        begin = time.perf_counter()
+        yield
         self._wait()
-        self.seconds.append(time.perf_counter() - start)
-        saved = self._current.held_bytes - before
-        self.saved.append((saved, self._single.held_bytes - saved))
-
-    def hold(self, tensor: Tensor) -> Any:
-        """Count a tensor on the device of the running task."""
-        self._single.add(tensor)
-        return self._current.hold(tensor)
+        self.spans.append((begin, time.perf_counter()))
 
     def _wait(self) -> None:
         if self._worker.stream is not None:
             self._worker.stream.synchronize()
+
+
+class _CountingProbe(_Probe):
+    """Counts besides what each call saves, as if all were on their own devices."""
+
+    def __init__(self, worker: Worker, program: Program, order: Sequence[Task], left_out: Sequence[Tensor]) -> None:
+        super().__init__(worker)
+        self._devices = iter([program.calls[task.call].piece.device for task in order])
+        self._counters = [MemoryCounter(left_out) for _ in range(program.num_devices)]
+        self._left_out_tensors = left_out
+        self._current, self._single = self._counters[0], MemoryCounter()
+        self.saved: list[tuple[int, int]] = []
+        """Of each task: bytes that its device holds more than before, and that it holds together with earlier calls."""
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Watch one task."""
+        self._current, self._single = self._counters[next(self._devices)], MemoryCounter(self._left_out_tensors)
+        before = self._current.held_bytes
+        with super().counting(), saved_tensors_hooks(self._hold, lambda held: held.give_back()):
+            yield
+        more = self._current.held_bytes - before
+        self.saved.append((more, self._single.held_bytes - more))
+
+    def _hold(self, tensor: Tensor) -> Any:
+        self._single.add(tensor)
+        return self._current.hold(tensor)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import Literal
 
 from hvd_r2n2.split.costs import Costs
@@ -30,7 +32,7 @@ class Played:
 def simulate(program: Program, costs: Costs) -> Played:
     """Play a step: every device takes its tasks in their order, each as soon as what it needs is there.
 
-    A run takes longer while other devices are at work too: by `Machine.slowdown` when all of them are, and by less in
+    A run takes longer while other devices are at work too: by `Machine.slowdowns` when all of them are, and by less in
     proportion when only some are.
     """
     return _Play(program, costs).to_the_end()
@@ -48,7 +50,7 @@ class _Running:
 
 class _Play:
     def __init__(self, program: Program, costs: Costs) -> None:
-        self._program, self._costs = program, costs
+        self._program, self._costs, self._needs = program, costs, cache(program.needs)
         self._position = [0] * program.num_devices
         self._free_s = [0.0] * program.num_devices
         self._running: dict[int, _Running] = {}
@@ -83,7 +85,7 @@ class _Play:
         if device in self._running or position == len(order):
             return None
         start_s = self._free_s[device]
-        for need in self._program.needs(order[position]):
+        for need in self._needs(order[position]):
             if need not in self._ends:
                 return None
             is_other = self._program.device_of(need) != device
@@ -92,7 +94,8 @@ class _Play:
 
     def _slowdown(self) -> float:
         others = max(1, self._program.num_devices - 1)
-        return 1 + (self._costs.machine.slowdown - 1) * (len(self._running) - 1) / others
+        factor = self._costs.machine.slowdown(self._program.strategy)
+        return 1 + (factor - 1) * (len(self._running) - 1) / others
 
     def _go_on(self, until_s: float, slowdown: float) -> None:
         for run in self._running.values():
@@ -114,6 +117,24 @@ class _Play:
         self._ends[run.task] = self._now
         self._free_s[device] = self._now + self._costs.machine.task_s
         self._position[device] += 1
+
+
+def slowdown(spans: Sequence[Sequence[tuple[float, float]]], alone_s: float) -> float:
+    """Give by how much runs are slower while all devices are at work, as `simulate` wants it; at least 1.
+
+    Args:
+        spans: by device, when its runs began and ended.
+        alone_s: what the same runs take together when one is done after another.
+    """
+    events = sorted(
+        (moment, change) for own in spans for span in own for moment, change in zip(span, (1, -1), strict=True)
+    )
+    at_work, busy_s, shared_s = 0, 0.0, 0.0
+    for (moment, change), (following, _) in pairwise(events):
+        at_work += change
+        busy_s += at_work * (following - moment)
+        shared_s += at_work * (at_work - 1) / max(1, len(spans) - 1) * (following - moment)
+    return max(1.0, 1 + (busy_s / alone_s - 1) * busy_s / shared_s) if shared_s else 1.0
 
 
 def busy_shares(tasks: Sequence[TaskTime], num_devices: int) -> tuple[float, ...]:

@@ -27,8 +27,10 @@ def build_engine(
     Raises:
         ValueError: the split that the settings ask for is not possible.
     """
-    if config.split.strategy == "none":
-        return OneDevice(config, model, loss_stage, communicator)
     devices, threads = placement.devices, placement.threads_per_device
-    plan = make_plan(config, model, loss_stage, devices, threads, communicator, report)
+    plan = None
+    if config.split.strategy != "none":
+        plan = make_plan(config, model, loss_stage, devices, threads, communicator, report)
+    if plan is None:
+        return OneDevice(config, model, loss_stage, communicator)
     return SplitEngine(config, model, loss_stage, communicator, plan, devices, threads)

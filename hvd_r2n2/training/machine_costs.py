@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -15,13 +14,14 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from hvd_r2n2.common.stages import Stage
 from hvd_r2n2.config import Config, OptimizerConfig
 from hvd_r2n2.models import Network
 from hvd_r2n2.split import Plan, SplitOptions
 from hvd_r2n2.split.costs import Costs, Machine, Part, PartCosts, TensorSize, measured_parts, tensor_sizes
+from hvd_r2n2.split.planner import DATA_PARALLEL, ONE_DEVICE, Job, balanced_cuts, data_parallel_program
 from hvd_r2n2.split.program import Program
-from hvd_r2n2.split.rehearsal import Rehearsal, unit_program
+from hvd_r2n2.split.rehearsal import Performance, Rehearsal, unit_program
+from hvd_r2n2.split.simulation import slowdown
 from hvd_r2n2.split.worker import Worker
 from hvd_r2n2.training.inputs import random_inputs
 from hvd_r2n2.training.optimizer import build_optimizer
@@ -38,127 +38,151 @@ class Effort:
     """How thoroughly to measure."""
 
     num_runs: int = 3
-    """Runs of which the median is taken."""
+    """Runs of which the median is taken; with none, only memory is counted and nothing takes time."""
     seconds_a_run: float = 20.0
-    """About how long one may take: it decides on the numbers of samples that are tried."""
+    """About how long one may take: it decides on the numbers of samples that are tried (1 and 2 always are)."""
+    data_parallel: bool = True
+    """Whether to measure what data parallelism on all devices at once is like; else it is like the splits."""
 
 
 def measure_costs(
     config: Config,
-    model: Network,
-    loss_stage: Stage,
+    job: Job,
     devices: Sequence[torch.device],
     threads_per_device: int,
     *,
     strategies: Sequence[str],
-    num_samples: int,
-    num_views: int,
-    ranks_of_host: int = 1,
+    cut: tuple[str, ...] | None,
+    ranks_of_host: int,
     effort: Effort,
-    report: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None],
 ) -> Costs:
     """Measure on this rank alone, with random inputs; the network's weights stay as they are, its gradients do not.
 
     Args:
         config: gives the arithmetic and the optimizer.
-        model: the network, on the first device.
-        loss_stage: from its outputs and the target to the loss.
+        job: what is to be planned; its network lies on the first device.
         devices: the rank's, in order.
         threads_per_device: of each CPU device.
         strategies: of which the calls are measured, as far as they are possible for the network.
-        num_samples: that a rank has at a time.
-        num_views: most views of a step.
+        cut: of a pipeline, if it is not to be chosen.
         ranks_of_host: ranks that share its memory.
         effort: how thoroughly to measure.
         report: told what is being done.
     """
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(n, device, threads_per_device)) for n, device in enumerate(devices)]
-        bench = _Bench(config, model, (*model.stages(), loss_stage), workers, num_views)
-        sizes = bench.sizes(num_samples, effort.seconds_a_run)
-        report(f"measuring layers with micro-batches of {', '.join(map(str, sorted(set(sizes))))} samples")
-        return bench.costs(strategies, sizes, effort.num_runs, memory_of_a_device(devices, ranks_of_host))
+        bench = _Bench(config, job, workers, strategies, cut)
+        sizes = bench.sizes(effort)
+        tried = ", ".join(map(str, sorted(set(sizes))))
+        report(f"measuring the layers with {tried} sample(s) of {job.view_counts[-1]} view(s)")
+        return bench.costs(sizes, effort, memory_of_a_device(devices, ranks_of_host))
 
 
 class _Bench:
     def __init__(
-        self, config: Config, model: Network, stages: tuple[Stage, ...], workers: Sequence[Worker], num_views: int
+        self,
+        config: Config,
+        job: Job,
+        workers: Sequence[Worker],
+        strategies: Sequence[str],
+        cut: tuple[str, ...] | None,
     ) -> None:
-        self._config, self._model, self._stages = config, model, stages
-        self._workers, self._num_views = workers, num_views
+        self._config, self._job, self._workers, self._strategies, self._cut = config, job, workers, strategies, cut
+        self._stages, self._num_views = job.stages, job.view_counts[-1]
         self._options = SplitOptions(autocast=lambda device: autocast(config.train.dtype, device))
 
-    def sizes(self, num_samples: int, seconds: float) -> tuple[int, ...]:
+    def sizes(self, effort: Effort) -> tuple[int, ...]:
         """Choose micro-batches to try: 1, 2, 4, … as far as time and samples go, and 1 again.
 
         The last one shows what is done once a step.
         """
-        first = self._rehearsal(self._stages, self._model, unit_program(self._stages, (1,), self._num_views), 0)
+        if not effort.num_runs:
+            return (1,)
+        first = self._rehearse(unit_program(self._stages, (1,), self._num_views))
         first.run()
-        one_s = first.run()
+        most = max(4.0, effort.seconds_a_run / first.run())  # samples
         sizes = [1]
-        while 2 * sizes[-1] <= num_samples and (sum(sizes) + 2 * sizes[-1] + 1) * one_s <= seconds:
+        while 2 * sizes[-1] <= self._job.num_samples and sum(sizes) + 2 * sizes[-1] + 1 <= most:
             sizes.append(2 * sizes[-1])
         return (*sizes, 1)
 
-    def costs(
-        self, strategies: Sequence[str], sizes: tuple[int, ...], num_runs: int, memory_bytes: int | None
-    ) -> Costs:
+    def costs(self, sizes: tuple[int, ...], effort: Effort, memory_bytes: int | None) -> Costs:
         """Measure everything, in turn, so that drifts of the machine concern all alike."""
-        programs = [unit_program(self._stages, sizes, self._num_views), *self._programs(strategies, sizes)]
-        rehearsals = [self._rehearsal(self._stages, self._model, program, 0) for program in programs]
-        twins = [rehearsals[0], *self._twins(programs[0])]
-        for rehearsal in (*rehearsals, *twins[1:]):
+        programs = {ONE_DEVICE: unit_program(self._stages, sizes, self._num_views), **dict(self._programs(sizes))}
+        rehearsals = {name: self._rehearse(program) for name, program in programs.items()}
+        for rehearsal in rehearsals.values():
             rehearsal.run()
-        slowdowns = []
-        for _ in range(num_runs):
-            alone_s = rehearsals[0].run()
-            if len(twins) > 1:
-                slowdowns.append(_together(twins) / alone_s)
-            for rehearsal in rehearsals[1:]:
-                rehearsal.run()
+        performances: dict[str, Performance] = {}
+        slowdowns = defaultdict[str, list[float]](list)
+        for number in range(effort.num_runs):
+            alone = {name: rehearsal.run() for name, rehearsal in rehearsals.items()}
+            if not number and len(self._workers) > 1:
+                performances = self._performances(programs, self._costs(programs, rehearsals), effort)
+                for performance in performances.values():
+                    performance.run()
+            for name, performance in performances.items():
+                # Data are parallel where every device does what one does alone.
+                factor = len(self._workers) if name == DATA_PARALLEL else 1
+                slowdowns[name].append(slowdown(performance.run(), factor * alone.get(name, alone[ONE_DEVICE])))
+        machine = self._machine(rehearsals[ONE_DEVICE].between_s, memory_bytes)
+        machine = replace(machine, slowdowns={name: median(found) for name, found in slowdowns.items()})
+        return replace(self._costs(programs, rehearsals), machine=machine)
+
+    def _programs(self, sizes: tuple[int, ...]) -> Iterator[tuple[str, Program]]:
+        """Give a program of each strategy whose calls are not those of one device, if it is possible."""
+        for strategy in self._strategies:
+            if strategy != "pipeline":
+                # Whoever ranks the strategies says why one is not.
+                with suppress(ValueError):
+                    yield strategy, self._program(Plan(strategy, sizes))
+
+    def _program(self, plan: Plan) -> Program:
+        assert isinstance(plan.micro_batches, tuple)
+        return plan.program(self._stages, len(self._workers), sum(plan.micro_batches), self._num_views)
+
+    def _costs(self, programs: Mapping[str, Program], rehearsals: Mapping[str, Rehearsal]) -> Costs:
+        """Put together what has been measured of calls."""
         parts: dict[Part, PartCosts] = {}
         tensors: dict[str, TensorSize] = {}
-        for program, rehearsal in zip(programs, rehearsals, strict=True):
-            parts |= measured_parts(program, self._stages, rehearsal.takes())
-            tensors |= tensor_sizes(program, self._stages, rehearsal.outputs)
-        return Costs(
-            parts=parts,
-            views={stage.name: stage.views for stage in self._stages},
-            tensors=tensors,
-            machine=self._machine(median(slowdowns) if slowdowns else 1.0, rehearsals[0].between_s, memory_bytes),
-            recompute=self._config.train.recompute,
-        )
+        for name, rehearsal in rehearsals.items():
+            parts |= measured_parts(programs[name], self._stages, rehearsal.takes())
+            tensors |= tensor_sizes(programs[name], self._stages, rehearsal.outputs)
+        views = {stage.name: stage.views for stage in self._stages}
+        return Costs(parts, views, tensors, recompute=self._config.train.recompute)
 
-    def _programs(self, strategies: Sequence[str], sizes: tuple[int, ...]) -> Iterator[Program]:
-        for strategy in strategies:
-            if strategy != "pipeline":
-                try:
-                    yield Plan(strategy, sizes).program(self._stages, len(self._workers), sum(sizes), self._num_views)
-                except ValueError:  # whoever ranks the strategies says why
-                    continue
+    def _performances(self, programs: Mapping[str, Program], costs: Costs, effort: Effort) -> dict[str, Performance]:
+        """Prepare every strategy on all devices."""
+        sizes = programs[ONE_DEVICE].micro_batches
+        together = {name: program for name, program in programs.items() if name != ONE_DEVICE}
+        if effort.data_parallel:
+            together[DATA_PARALLEL] = data_parallel_program(self._stages, len(self._workers), sizes, self._num_views)
+        if "pipeline" in self._strategies:
+            with suppress(ValueError):
+                cut = self._cut or balanced_cuts(self._job, costs)[0]
+                together["pipeline"] = self._program(Plan("pipeline", sizes, cut))
+        return {
+            name: Performance(
+                self._job.model, self._stages, program, self._inputs(program), self._workers, self._options
+            )
+            for name, program in together.items()
+        }
 
-    def _rehearsal(self, stages: Sequence[Stage], model: Network, program: Program, worker: int) -> Rehearsal:
-        inputs = random_inputs(
-            self._config, self._model, sum(program.micro_batches), self._num_views, self._workers[worker].device
-        )
-        return Rehearsal(model, stages, program, inputs, self._workers[worker], self._options)
+    def _rehearse(self, program: Program) -> Rehearsal:
+        model, stages, inputs = self._job.model, self._stages, self._inputs(program)
+        return Rehearsal(model, stages, program, inputs, self._workers[0], self._options)
 
-    def _twins(self, program: Program) -> list[Rehearsal]:
-        """Prepare the same work for the other devices, on copies of the weights."""
-        twins = []
-        for worker in range(1, len(self._workers)):
-            model, stages = copy.deepcopy((self._model, self._stages))
-            twins.append(self._rehearsal(stages, model, program, worker))
-        return twins
+    def _inputs(self, program: Program) -> dict[str, Tensor]:
+        model, device = self._job.model, self._workers[0].device
+        assert isinstance(model, Network)
+        return random_inputs(self._config, model, sum(program.micro_batches), self._num_views, device)
 
-    def _machine(self, slowdown: float, task_s: float, memory_bytes: int | None) -> Machine:
+    def _machine(self, task_s: float, memory_bytes: int | None) -> Machine:
         workers = self._workers
         copy_s, local_s = _copy_seconds(workers)
         update_s, state_bytes = _update_seconds(self._config.optimizer, workers)
         is_shared = workers[0].device.type == "cpu"
         return Machine(
-            slowdown=max(1.0, slowdown),
             task_s=task_s,
             handover_s=_handover_seconds(workers),
             copy_s_per_byte=copy_s,
@@ -169,13 +193,6 @@ class _Bench:
             state_bytes_per_byte=state_bytes,
             memory_bytes=memory_bytes,
         )
-
-
-def _together(twins: Sequence[Rehearsal]) -> float:
-    """Run the same work on all devices at once; return how long it took each on average."""
-    with ThreadPoolExecutor(len(twins)) as pool:
-        seconds = list(pool.map(lambda twin: twin.run(keeps_times=False), twins))
-    return sum(seconds) / len(seconds)
 
 
 def _timed(job: Callable[[], object], device: torch.device) -> float:

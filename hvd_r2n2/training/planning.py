@@ -1,5 +1,164 @@
-"""Interim."""
-from hvd_r2n2.split import Plan
-def make_plan(config, model, loss_stage, devices, threads, communicator, report):  # type: ignore
-    s = config.split
-    return Plan(s.strategy, s.micro_batch_sizes or s.micro_batches or 1, s.cut or (("recurrence.projection",) if s.strategy=="pipeline" else ()), s.view_chunks or 1, s.schedule or "1f1b")
+"""Decides how a rank's network is split: as the settings say, or as measurements on this machine find best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from hvd_r2n2.comm import Communicator
+from hvd_r2n2.common.stages import Stage
+from hvd_r2n2.config import Config, SplitConfig
+from hvd_r2n2.models import Network
+from hvd_r2n2.split import STRATEGIES, Plan
+from hvd_r2n2.split.costs import Costs
+from hvd_r2n2.split.planner import Job, Ranking, Wanted, rank
+from hvd_r2n2.training.machine_costs import Effort, measure_costs
+from hvd_r2n2.training.plan_report import describe, explain
+
+Report = Callable[[str], None]
+
+AT_START = Effort(num_runs=2, seconds_a_run=2.0, data_parallel=False)
+"""For a choice at the start of a run."""
+ONLY_MEMORY = Effort(num_runs=0)
+"""For a choice that is a matter of memory alone."""
+_MOST_VIEW_COUNTS = 5
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was measured, and what it says."""
+
+    costs: Costs
+    ranking: Ranking
+
+
+def make_plan(
+    config: Config,
+    model: Network,
+    loss_stage: Stage,
+    devices: Sequence[torch.device],
+    threads_per_device: int,
+    communicator: Communicator,
+    report: Report,
+) -> Plan | None:
+    """Return the plan that the settings ask for; every rank calls it and gets the same. None: one device alone is best.
+
+    What the settings leave open is chosen by rank 0, which measures while the others wait: a pipeline's cut and
+    micro-batches; with `auto`, the strategy. Kernel and spatial have as few micro-batches as memory allows.
+
+    Raises:
+        ValueError: what the settings ask for is not possible.
+    """
+    job = make_job(config, model, loss_stage, len(devices), communicator.size)
+    check_possible(config.split, job)
+    given = given_plan(config.split)
+    if given is not None:
+        return given
+    chosen = None
+    if communicator.is_root:
+        is_timed = config.split.strategy in ("auto", "pipeline")
+        findings = find_plans(
+            config,
+            job,
+            devices,
+            threads_per_device,
+            ranks_of_host=communicator.local_size,
+            effort=AT_START if is_timed else ONLY_MEMORY,
+            report=report if is_timed else _say_nothing,
+        )
+        chosen = findings.ranking.choice
+        if is_timed:
+            report(f"split: {explain(findings.ranking)}")
+        elif not chosen.fits or len(chosen.micro_batches) > 1:
+            report(f"split: {describe(chosen)}, as memory demands")
+    return communicator.broadcast_object(None if chosen is None else chosen.plan)
+
+
+def given_plan(split: SplitConfig) -> Plan | None:
+    """Return the plan that needs no measuring; None where the settings leave something open."""
+    micro_batches = split.micro_batch_sizes or split.micro_batches
+    if (
+        split.strategy not in STRATEGIES
+        or micro_batches is None
+        or (split.strategy == "pipeline" and split.cut is None)
+    ):
+        return None
+    return Plan(split.strategy, micro_batches, split.cut or (), split.view_chunks or 1, split.schedule or "1f1b")
+
+
+def make_job(config: Config, model: Network, loss_stage: Stage, num_devices: int, num_ranks: int) -> Job:
+    """Return what a rank has to do in a step."""
+    train = config.train
+    counts = range(train.min_views, train.max_views + 1)
+    steps = min(len(counts), _MOST_VIEW_COUNTS) - 1  # the fewest views, the most, and some evenly between them
+    tried = tuple(counts[(len(counts) - 1) * number // max(1, steps)] for number in range(steps + 1))
+    return Job(
+        model=model,
+        stages=(*model.stages(), loss_stage),
+        num_devices=num_devices,
+        num_samples=train.batch_size // num_ranks // train.accumulation,
+        view_counts=(1,) if config.model.classifies else tried,
+        accumulation=train.accumulation,
+    )
+
+
+def find_plans(
+    config: Config,
+    job: Job,
+    devices: Sequence[torch.device],
+    threads_per_device: int,
+    *,
+    ranks_of_host: int,
+    effort: Effort,
+    report: Report,
+) -> Findings:
+    """Measure on this rank alone and predict what the settings leave open.
+
+    Raises:
+        ValueError: no split that the settings allow is possible for the network.
+    """
+    wanted = wanted_of(config.split)
+    costs = measure_costs(
+        config,
+        job,
+        devices,
+        threads_per_device,
+        strategies=wanted.strategies,
+        cut=wanted.cut,
+        ranks_of_host=ranks_of_host,
+        effort=effort,
+        report=report,
+    )
+    return Findings(costs, rank(job, costs, wanted))
+
+
+def wanted_of(split: SplitConfig) -> Wanted:
+    """Return what the settings allow."""
+    is_open = split.strategy in ("auto", "none")
+    wanted = Wanted(micro_batches=split.micro_batch_sizes or split.micro_batches, may_stay_whole=is_open)
+    if is_open:
+        return wanted
+    return replace(
+        wanted,
+        strategies=(split.strategy,),
+        cut=split.cut,
+        view_chunks=split.view_chunks or 1,
+        schedule=split.schedule or "1f1b",
+    )
+
+
+def check_possible(split: SplitConfig, job: Job) -> None:
+    """Raise a ValueError for what is wrong with a split whatever is measured; on every rank alike."""
+    micro_batches = split.micro_batch_sizes or split.micro_batches or 1
+    strategy = "pipeline" if split.strategy == "auto" else split.strategy
+    if strategy == "pipeline" and split.cut is None:
+        Plan(strategy, micro_batches).sizes(job.num_samples)
+        return
+    plan = Plan(strategy, micro_batches, split.cut or (), split.view_chunks or 1, split.schedule or "1f1b")
+    plan.program(job.stages, job.num_devices, job.num_samples, job.view_counts[-1])
+
+
+def _say_nothing(text: str) -> None:
+    pass

@@ -23,6 +23,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from hvd_r2n2.config import load_config
 from hvd_r2n2.data.categories import CATEGORIES
 from hvd_r2n2.training.checkpoint import read_checkpoint
+from hvd_r2n2.training.tasks import resolve
 from tests.conftest import REPOSITORY, Launcher
 from tests.short_runs import TRAIN, settings, weights
 from tests.without_horovod import environment_without_horovod
@@ -95,7 +96,7 @@ def test_run_leaves_exactly_what_the_readme_says(done: Done) -> None:
 
 
 def test_settings_are_kept_with_the_run_and_its_checkpoints(done: Done) -> None:
-    config = load_config(None, done.arguments[1::2])
+    config = resolve(load_config(None, done.arguments[1::2]))
     assert load_config(done.folder / "config.yaml") == config
     checkpoint = read_checkpoint(done.folder / "checkpoints" / "last")
     assert checkpoint.config == config
@@ -164,7 +165,7 @@ def test_summary_and_evaluation_agree(done: Done) -> None:
 def test_console_says_where_what_and_how_much(done: Done) -> None:
     out, host = done.process.stdout, socket.gethostname()
     for rank in (0, 1):
-        assert out.count(f"rank {rank} on {host}: cpu, 1 thread(s)") == 1
+        assert out.count(f"rank {rank} on {host}: cpu:0, 1 thread(s)") == 1
     assert re.search(r"^03001627 chair +3 +1 +2 +6$", out, re.MULTILINE)
     assert re.search(r"^all +9 +3 +6 +18$", out, re.MULTILINE)
     num_parameters = sum(tensor.numel() for tensor in weights(done.folder, STEPS).values())

@@ -77,6 +77,9 @@ def test_every_field_has_a_docstring() -> None:
         ("optimizer.schedule=steps", r"optimizer\.milestones: needed"),
         ("optimizer.scale_learning_rate=linear", r"optimizer\.base_batch_size: needed"),
         ("model.name=res3d-gru3", r"did you mean res3d-gru-3"),
+        ("model.cross=defualt", r"model\.cross: 'defualt' .*did you mean default.*or a list is needed"),
+        ("model.cross=[conv3, conv3]", r"model\.cross: \['conv3', 'conv3'\] names a stage twice"),
+        ("model.num_classes=13", r"model\.num_classes: would be ignored, it only goes with model\.name=alexnet"),
         ("model.voxel_resolution=48", r"48 is not possible \(one of 32, 64, 128"),
         ("data.background=[1]", r"a list of 2 is needed, \[1\] has 1"),
         ("data.background=[250, 240]", r"data\.background: \[250, 240\] is not possible"),
@@ -94,6 +97,33 @@ def test_every_field_has_a_docstring() -> None:
 def test_mistake_in_an_override_is_explained(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_config(None, [override])
+
+
+def test_towers_are_a_list_or_null_or_what_was_published() -> None:
+    assert load_config().model.cross == "default"
+    assert load_config(None, ["model.cross=null"]).model.cross is None
+    assert load_config(None, ["model.cross=[]"]).model.cross == ()
+    config = load_config(None, ["model.cross=[conv3, fc6]"])
+    assert config.model.cross == ("conv3", "fc6")
+    assert config_from_mapping(to_mapping(config), "here") == config
+
+
+def test_setting_of_reconstruction_is_an_error_beside_alexnet() -> None:
+    changed = {
+        "model.preset": "paper",
+        "model.voxel_resolution": 64,
+        "model.form": "plain",
+        "train.min_views": 2,
+        "train.max_views": 2,
+        "evaluation.views": 1,
+        "evaluation.threshold": 0.5,
+    }
+    with pytest.raises(ValueError) as caught:
+        load_config(None, ["model.name=alexnet", *(f"{key}={value}" for key, value in changed.items())])
+    for key in changed:
+        assert f"{key}: would be ignored, it only goes with the networks of 3D-R2N2" in str(caught.value)
+    assert load_config(None, ["model.name=alexnet"]).model.classifies
+    assert not load_config().model.classifies
 
 
 def test_setting_for_built_in_shapes_beside_a_root_is_an_error() -> None:

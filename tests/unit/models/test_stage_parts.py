@@ -18,7 +18,8 @@ Case = tuple[tuple[Stage, ...], dict[str, Tensor]]
 @cache
 def case(name: str, form: str, cross: tuple[str, ...] | None = None) -> Case:
     """Give a network's stages and every tensor of a run; even channel counts where it has towers."""
-    width, voxel_resolution = 0.05 if cross is None else 1 / 16, 64 if form == "fast" else 32
+    voxel_resolution = 64 if (name, form, cross) == ("3d-gru-1", "fast", None) else 32
+    width = 0.05 if cross is None else 1 / 16
     model = create_model(name, width=width, form=form, voxel_resolution=voxel_resolution, cross=cross).double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

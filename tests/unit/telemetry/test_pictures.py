@@ -5,7 +5,13 @@ import pytest
 from PIL import Image
 
 from hvd_r2n2.data.binvox import read_binvox
-from hvd_r2n2.telemetry.pictures import BACKGROUND, draw_voxels, reconstruction_grid, reconstruction_picture
+from hvd_r2n2.telemetry.pictures import (
+    BACKGROUND,
+    captioned_grid,
+    draw_voxels,
+    reconstruction_grid,
+    reconstruction_picture,
+)
 
 
 def _silhouette(picture: np.ndarray) -> np.ndarray:
@@ -173,3 +179,21 @@ def test_headings_stand_above_their_columns() -> None:
         reconstruction_grid(samples, ["a", "b", "c"])
     with pytest.raises(ValueError, match="same number of cells"):
         reconstruction_grid([([], grid, grid), ([], None, grid)])
+
+
+def test_pictures_stand_in_rows_above_their_captions_red_where_they_are_wrong() -> None:
+    solid = [np.full((10, 10, 4), (*colour, 255), dtype=np.uint8) for colour in ((0, 200, 0), (0, 0, 200), (9, 9, 9))]
+    sheet = captioned_grid(
+        [(solid[0], "chair", True), (solid[1], "lamp", False), (solid[2], "car", True)], size=40, num_columns=2
+    )
+    height, width, _ = sheet.shape
+    assert (sheet[height // 4, width // 4] == (0, 200, 0)).all()
+    assert (sheet[height // 4, 3 * width // 4] == (0, 0, 200)).all()
+    assert (sheet[3 * height // 4, width // 4] == (9, 9, 9)).all()
+    assert (sheet[height // 2 :, width // 2 + 10 :] == BACKGROUND).all()  # there is no fourth
+    captions = sheet[40 + 6 : height // 2].astype(int)
+    redness = captions[..., 0] - captions[..., 2]
+    assert redness[:, : width // 2].max() < 20
+    assert redness[:, width // 2 :].max() > 80
+    with pytest.raises(ValueError, match="no pictures"):
+        captioned_grid([])

@@ -1,0 +1,143 @@
+"""`python -m hvd_r2n2.plan`: measure this machine, predict every split of a network over its devices, choose one."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from hvd_r2n2.comm import Alone, launch_facts, run_door
+from hvd_r2n2.common.files import replacing
+from hvd_r2n2.common.hardware import find_hardware, find_versions
+from hvd_r2n2.common.memory import keep_freed_memory
+from hvd_r2n2.config import Config, load_config, to_mapping
+from hvd_r2n2.measuring.comparison import for_random_batches
+from hvd_r2n2.split.drawing import timeline
+from hvd_r2n2.training.machine_costs import Effort
+from hvd_r2n2.training.placement import Placement, place_rank
+from hvd_r2n2.training.plan_report import explain, to_json, to_plan_yaml, to_table
+from hvd_r2n2.training.planning import Findings, check_possible, find_plans, make_job
+from hvd_r2n2.training.precision import weights_dtype
+from hvd_r2n2.training.setup import build_model
+from hvd_r2n2.training.step import share_of_batch
+from hvd_r2n2.training.tasks import create_task
+
+_DESCRIPTION = """\
+Measure what every layer takes on this machine, forward and backward, whole and in parts, and predict step time, memory
+a device and bubble of every strategy, cut and number of micro-batches, and of plain data parallelism over the same
+devices. Needs no data. What the settings fix (split.strategy, split.cut, split.micro_batches, …) is kept."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, predict, print and write.
+
+    Raises:
+        ValueError: the settings are wrong, or no split that they allow is possible.
+        OSError: a file cannot be written.
+    """
+    options = _parser().parse_args(arguments)
+    if launch_facts().size > 1:
+        raise ValueError("planning is for the devices of one rank: start it without mpirun, horovodrun or srun")
+    keep_freed_memory()
+    given = load_config(options.config, options.overrides)
+    if given.split.strategy == "none":
+        given = replace(given, split=replace(given.split, strategy="auto"))
+    share_of_batch(given, options.ranks)
+    placement = place_rank(given, Alone(), _say)
+    findings = _find(given, placement, options)
+    words = sys.argv[1:] if arguments is None else arguments
+    _show(findings, placement)
+    _write(findings, given, options, shlex.join(["python", "-m", "hvd_r2n2.plan", *words]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hvd_r2n2.plan", description=_DESCRIPTION)
+    add = parser.add_argument
+    add("--config", type=Path, metavar="FILE", help="settings (YAML), such as configs/demo.yaml")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="overrides",
+        help="change one setting, such as train.batch_size=16; may be given many times",
+    )
+    add("--out", type=Path, metavar="FILE", help="write the settings with the chosen split, for train --config")
+    add("--json", type=Path, metavar="FILE", help="write everything that was measured and predicted")
+    add("--ranks", type=_count, default=1, metavar="N", help="ranks that share train.batch_size (1)")
+    add("--measure-steps", type=_count, default=3, metavar="N", help="runs of which medians are taken (3)")
+    add(
+        "--measure-seconds",
+        type=_count,
+        default=10,
+        metavar="S",
+        help="about how long a run may take: more seconds try larger micro-batches (10)",
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not possible (1 or more)")
+    return number
+
+
+def _find(given: Config, placement: Placement, options: argparse.Namespace) -> Findings:
+    """Measure."""
+    config = for_random_batches(given)
+    model = build_model(config.model, config.train.seed)
+    model = model.to(placement.devices[0], weights_dtype(config.train.dtype)).train()
+    job = make_job(config, model, create_task(config).loss_stage(), len(placement.devices), options.ranks)
+    check_possible(config.split, job)
+    return find_plans(
+        config,
+        job,
+        placement.devices,
+        placement.threads_per_device,
+        ranks_of_host=1,
+        effort=Effort(options.measure_steps, options.measure_seconds),
+        report=_say,
+    )
+
+
+def _show(findings: Findings, placement: Placement) -> None:
+    """Print the table, the best one's timeline, and the conclusion."""
+    choice = findings.ranking.choice
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(to_table(findings.ranking, f"a step over {', '.join(placement.names)}"))
+    print(timeline(choice.tasks, len(choice.memory)))
+    print(explain(findings.ranking))
+
+
+def _write(findings: Findings, given: Config, options: argparse.Namespace, command: str) -> None:
+    hardware, versions = find_hardware(), find_versions()
+    if options.out is not None:
+        with replacing(options.out) as partial:
+            text = to_plan_yaml(given, findings.ranking, command, f"{hardware.text}; {versions.text}")
+            partial.write_text(text, encoding="utf-8")
+        print(f"{options.out}: written; train with --config {options.out}")
+    if options.json is not None:
+        about = {
+            "command": command,
+            "hardware": asdict(hardware),
+            "versions": asdict(versions),
+            "ranks": options.ranks,
+            "settings": to_mapping(given),
+        }
+        with replacing(options.json) as partial:
+            partial.write_text(to_json(findings.ranking, findings.costs, about), encoding="utf-8")
+        print(f"{options.json}: written")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run_door("hvd_r2n2.plan", main)

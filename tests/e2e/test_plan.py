@@ -1,0 +1,96 @@
+"""The command `plan`: what it prints and writes, and that training takes what it wrote.
+
+No figure is compared with another one: the machine that tests run on may be busy.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hvd_r2n2.config import load_config
+from tests.conftest import Launcher
+
+TINY = (
+    *("--set", "model.name=3d-gru-1", "--set", "model.width=0.0625", "--set", "train.device=cpu"),
+    *("--set", "train.batch_size=4", "--set", "train.max_views=2", "--set", "train.cpu_threads=2"),
+    *("--measure-steps", "1", "--measure-seconds", "1"),
+)
+PLAN = ("-m", "hvd_r2n2.plan", *TINY)
+
+
+def test_plan_and_train(python: Launcher, tiny_data: Path, tmp_path: Path) -> None:
+    out, found = tmp_path / "plan.yaml", tmp_path / "plan.json"
+    result = python(*PLAN, "--set", "split.strategy=pipeline", "--out", out, "--json", found)
+    assert result.returncode == 0, result.stderr
+    for word in (
+        "one device",
+        "data parallel",
+        "pipeline",
+        "device 0 |",
+        "device 1 |",
+        "Data parallelism over the same",
+    ):
+        assert word in result.stdout
+    config = load_config(out)
+    assert config.split.strategy == "pipeline"
+    assert config.split.cut is not None
+    assert config.model.width == 0.0625
+    content = json.loads(found.read_text(encoding="utf-8"))
+    assert content.keys() >= {
+        "command",
+        "hardware",
+        "versions",
+        "settings",
+        "machine_costs",
+        "call_costs",
+        "candidates",
+    }
+    assert content["choice"]["plan"]["cut"] == list(config.split.cut)
+    assert {candidate["name"] for candidate in content["candidates"]} == {"one device", "data parallel", "pipeline"}
+    words = ("data.root=" + str(tiny_data), "train.steps=1", "data.validation_fraction=0.4", "log.tensorboard=false")
+    overrides = [word for setting in words for word in ("--set", setting)]
+    trained = python("-m", "hvd_r2n2.train", "--config", out, *overrides, "--out", tmp_path / "run")
+    assert trained.returncode == 0, trained.stderr
+
+
+def test_every_strategy_is_considered(python: Launcher, tmp_path: Path) -> None:
+    found = tmp_path / "plan.json"
+    result = python(*PLAN, "--ranks", "2", "--json", found)
+    assert result.returncode == 0, result.stderr
+    content = json.loads(found.read_text(encoding="utf-8"))
+    names = {candidate["name"] for candidate in content["candidates"]}
+    assert names == {"one device", "data parallel", "pipeline", "kernel", "spatial"}
+    assert all(sum(c["micro_batch_sizes"]) in (1, 2) for c in content["candidates"]), "4 samples over 2 ranks"
+    assert content["ranks"] == 2
+
+
+def test_a_network_without_a_volume_has_no_spatial_split(python: Launcher) -> None:
+    words = ("model.name=alexnet", "model.width=0.0625", "train.batch_size=2", "train.device=cpu")
+    overrides = [word for setting in words for word in ("--set", setting)]
+    result = python("-m", "hvd_r2n2.plan", *overrides, "--measure-steps", "1", "--measure-seconds", "1")
+    assert result.returncode == 0, result.stderr
+    assert "Not possible: spatial split: the network has no volume" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--set", "split.strategy=kernel", "--set", "split.micro_batches=9"), "split.micro_batches: 9 is more than"),
+        (
+            ("--set", "split.cut=[decoder.block7]"),
+            "split.cut: would be ignored, it only goes with split.strategy=pipeline",
+        ),
+        (("--set", "split.strategy=pipeline", "--set", "split.cut=[block7]"), "no stage is called block7"),
+        (("--ranks", "3"), "train.batch_size: 4 cannot be divided evenly over 3 rank(s)"),
+        (("--measure-steps", "0"), "0 is not possible (1 or more)"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_measured(python: Launcher, words: tuple[str, ...], message: str) -> None:
+    result = python(*PLAN, *words)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "measuring" not in result.stderr
+    assert "Traceback" not in result.stderr

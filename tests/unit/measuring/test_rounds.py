@@ -1,0 +1,113 @@
+"""The order of steps, what is tried before, and what happens where memory is short; arms only keep a diary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+from hvd_r2n2.common.memory import DeviceMemory
+from hvd_r2n2.config import Config, load_config
+from hvd_r2n2.measuring import rounds
+from hvd_r2n2.measuring.arms import ArmSpec
+from hvd_r2n2.measuring.machine import Machine
+from hvd_r2n2.measuring.messages import Done, Ready
+from hvd_r2n2.measuring.rounds import choose_accumulation, measure
+
+CONFIG = load_config(None, ["train.batch_size=8"])
+MACHINE = Machine(num_devices=2, threads=1, cores=(0, 1), gpus=())
+ARMS = [ArmSpec("a"), ArmSpec("b"), ArmSpec("c")]
+STEP_S = {8: 4.0, 4: 2.0, 2: 3.0, 1: 5.0}  # by number of micro-batches
+SAVED_OF_A_SAMPLE = 100
+
+
+class Diary:
+    """A team without processes: its steps take as long as `STEP_S` says, and all it does is written down."""
+
+    lines: list[str]
+
+    def __init__(self, arm: ArmSpec, machine: Machine, folder: Path) -> None:
+        self.name = arm.name
+
+    def prepare(self, arm: ArmSpec, config: Config) -> Ready:
+        train = arm.config(config).train
+        self.parts, self.micro_batch = train.accumulation, train.batch_size // train.accumulation
+        self.lines.append(f"{self.name} prepares {self.parts}")
+        return Ready(("cpu:0",), ("a note",))
+
+    def step(self, num_views: int) -> list[Done]:
+        self.lines.append(self.name)
+        memory = (DeviceMemory(1, 1, 2, self.micro_batch * SAVED_OF_A_SAMPLE),)
+        return [Done(0.0, STEP_S[self.parts], 1.0, 0.0, 0.7, memory, resident_bytes=1000)]
+
+    def release(self) -> None:
+        self.lines.append(f"{self.name} releases")
+
+    def __enter__(self) -> Diary:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.lines.append(f"{self.name} ends")
+
+
+@pytest.fixture
+def diary(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(Diary, "lines", lines, raising=False)
+    monkeypatch.setattr(rounds, "Team", Diary)
+    return lines
+
+
+def set_memory(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
+    monkeypatch.setattr(rounds, "available_memory_bytes", lambda: available)
+
+
+def test_arms_take_turns_in_an_order_that_rotates(diary: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    set_memory(monkeypatch, 10**6)
+    found = measure(ARMS, CONFIG, MACHINE, num_views=1, rounds=4, warmup=2, report=lambda text: None)
+    assert "".join(line for line in diary if len(line) == 1) == "aabbcc" + "abc" + "bca" + "cab" + "abc"
+    assert diary[-3:] == ["c ends", "b ends", "a ends"]
+    assert not found.is_releasing
+    assert [(len(result.steps), result.devices, result.notes) for result in found.results] == [
+        (4, ("cpu:0",), ("a note",))
+    ] * 3
+
+
+def test_where_memory_is_short_arms_give_it_back_and_warm_up_again(
+    diary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_memory(monkeypatch, 3000)  # just what they have, but nothing is left for anybody else
+    found = measure(ARMS, CONFIG, MACHINE, num_views=1, rounds=1, warmup=1, report=lambda text: None)
+    assert found.is_releasing
+    turns = [line for name in "abc" for line in (name, name, f"{name} releases")]
+    assert diary[-3 - len(turns) : -3] == turns
+    assert len(found.results[0].steps) == 1
+
+
+def test_fastest_number_of_micro_batches_is_chosen(diary: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    set_memory(monkeypatch, 10**6)
+    arm = ArmSpec("a", accumulations=(1, 2, 4, 8))
+    chosen, trials = choose_accumulation(arm, CONFIG, MACHINE, 1, lambda text: None)
+    assert chosen == ArmSpec("a", overrides=("train.accumulation=4",))
+    assert trials == STEP_S
+    assert [line for line in diary if "prepares" in line] == [f"a prepares {count}" for count in (8, 4, 2, 1)]
+
+
+def test_micro_batches_that_memory_has_no_room_for_are_not_tried(
+    diary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_memory(monkeypatch, 400)  # of which 320 may be used: 2 micro-batches of 4 samples would need 404
+    said: list[str] = []
+    arm = ArmSpec("a", accumulations=(1, 2, 4, 8))
+    chosen, trials = choose_accumulation(arm, CONFIG, MACHINE, 1, said.append)
+    assert trials.keys() == {8, 4}
+    assert chosen.overrides == ("train.accumulation=4",)
+    assert said[-1] == "a: fewer micro-batches would need 0.0 GiB, they are left out"
+
+
+def test_arm_with_nothing_to_try_starts_nothing(diary: list[str]) -> None:
+    assert choose_accumulation(ARMS[0], CONFIG, MACHINE, 1, lambda text: None) == (ARMS[0], {})
+    assert diary == []
