@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from hvd_r2n2.comm import connect, run_door
+from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config, load_config
+from hvd_r2n2.measuring.baseline import measure_baseline
+from hvd_r2n2.measuring.comparison import Request, for_random_batches
+from hvd_r2n2.telemetry.baseline import write_baseline
 from hvd_r2n2.training.run import train
 
 
@@ -18,8 +24,11 @@ def main() -> None:
     if arguments.resume and arguments.out is None:
         raise ValueError("--resume: needs --out DIR, the run to go on with")
     config = _config(arguments)
+    keep_freed_memory()
     communicator = connect()
     out = communicator.broadcast_object(arguments.out or _new_folder(arguments.config))
+    if config.log.baseline == "measure":
+        config = _with_baseline(config, out, communicator.size)
     train(config, out, communicator, resume=arguments.resume)
     communicator.close()
 
@@ -64,8 +73,26 @@ def _with_whole_paths(config: Config) -> Config:
 
     data, model = config.data, config.model
     split = data.split if data.split == "r2n2" else str(whole(data.split))
+    baseline = config.log.baseline if config.log.baseline == "measure" else whole(config.log.baseline)
     data = replace(data, root=whole(data.root), cache_dir=whole(data.cache_dir), split=split)
-    return replace(config, data=data, model=replace(model, weights=whole(model.weights)))
+    log = replace(config.log, baseline=baseline)
+    return replace(config, data=data, log=log, model=replace(model, weights=whole(model.weights)))
+
+
+def _with_baseline(config: Config, out: Path, num_ranks: int) -> Config:
+    """Measure one device into OUT/baseline.json, and return the settings that name this file."""
+    if num_ranks > 1:
+        raise ValueError(
+            "log.baseline: measure is for a single rank, since waiting ranks would slow the measured one (run "
+            "`python -m hvd_r2n2.benchmark baseline` with the same settings first, and give its file)"
+        )
+    path = out.resolve() / "baseline.json"
+    if not path.exists():
+        request = Request(rounds=3, warmup=1, accumulation=None, command=shlex.join(sys.orig_argv), report=print)
+        baseline = measure_baseline(for_random_batches(config), request)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_baseline(path, baseline)
+    return replace(config, log=replace(config.log, baseline=str(path)))
 
 
 def _new_folder(config: Path | None) -> Path:

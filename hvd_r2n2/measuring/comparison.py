@@ -13,7 +13,7 @@ from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.report import heading, origin
 from hvd_r2n2.measuring.result import ArmResult, bound_of, entries, is_disturbed
 from hvd_r2n2.measuring.rounds import choose_accumulation, measure, with_trials
-from hvd_r2n2.training.tasks import resolve_model
+from hvd_r2n2.training.tasks import resolve_network
 
 _PUBLISHED_CLASSES = 1000
 _OF_ALL_SPLITS = ("devices", "hang_timeout_s")
@@ -79,7 +79,7 @@ def compare_ranks(config: Config, request: Request) -> Comparison:
 
 def for_random_batches(config: Config) -> Config:
     """Fill in what the data would say: a classifier has as many classes as the published one unless told otherwise."""
-    config = replace(config, model=resolve_model(config.model))
+    config = resolve_network(config)
     if config.model.classifies and config.model.num_classes is None:
         config = replace(config, model=replace(config.model, num_classes=_PUBLISHED_CLASSES))
     return config

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 import torch
@@ -37,6 +37,8 @@ class Plan:
     """Pipeline only: into how many chunks the views are cut (at most; fewer where there are fewer views)."""
     schedule: str = "1f1b"
     """Pipeline only: `1f1b` or `fill-drain`."""
+    bubble_share: float | None = field(default=None, compare=False)
+    """Share of the devices' time that is expected to be idle, if the plan was made from measured times."""
 
     def sizes(self, num_samples: int) -> tuple[int, ...]:
         """Give the samples of each micro-batch.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
@@ -24,6 +26,9 @@ AT_START = Effort(num_runs=2, seconds_a_run=2.0, data_parallel=False)
 ONLY_MEMORY = Effort(num_runs=0)
 """For a choice that is a matter of memory alone."""
 _MOST_VIEW_COUNTS = 5
+_SECONDS_BETWEEN_MEETINGS = 20.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,8 @@ def make_plan(
     given = given_plan(config.split)
     if given is not None:
         return given
-    chosen = None
-    if communicator.is_root:
+
+    def choose() -> Plan | None:
         is_timed = config.split.strategy in ("auto", "pipeline")
         findings = find_plans(
             config,
@@ -73,7 +78,25 @@ def make_plan(
             report(f"split: {explain(findings.ranking)}")
         elif not chosen.fits or len(chosen.micro_batches) > 1:
             report(f"split: {describe(chosen)}, as memory demands")
-    return communicator.broadcast_object(None if chosen is None else chosen.plan)
+        return chosen.plan and replace(chosen.plan, bubble_share=chosen.bubble if is_timed else None)
+
+    return _on_first_rank(choose, communicator)
+
+
+def _on_first_rank(job: Callable[[], T], communicator: Communicator) -> T:
+    """Return what a job gives on rank 0, on every rank; those that wait meet rank 0 now and then.
+
+    Horovod takes a rank that has not come to a meeting for minutes for lost.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(job) if communicator.is_root else None
+        while True:
+            if future is not None:
+                wait([future], timeout=_SECONDS_BETWEEN_MEETINGS)
+            found = (future.result(),) if future is not None and future.done() else None
+            found = communicator.broadcast_object(found)
+            if found is not None:
+                return found[0]
 
 
 def given_plan(split: SplitConfig) -> Plan | None:

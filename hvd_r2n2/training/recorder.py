@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.config import Config
-from hvd_r2n2.telemetry import Baseline, DeviceFigures, RunLog, StepTimes, memory_bytes, over_ranks, write_trace
+from hvd_r2n2.split import busy_shares
+from hvd_r2n2.telemetry import Baseline, RunLog, StepTimes, memory_bytes, over_ranks, write_trace
 from hvd_r2n2.training.engine import Engine, StepReport
 from hvd_r2n2.training.placement import Placement
 
@@ -34,7 +35,9 @@ class Recorder:
         """Take in step number `step` (from 1), and show how far the run is; every rank must call it."""
         settings = self._config.log
         self._times.add(step_s, wait_s, report.communication_s, self._config.train.batch_size, num_views)
-        self._devices.add(report.tasks, report.bytes_moved)
+        if report.tasks:
+            self._busy_shares.append(busy_shares(report.tasks, len(self._placement.devices)))
+            self._bytes_moved.append(report.bytes_moved)
         self._losses.append(report.loss)
         if self._baseline is not None:
             self._expected_s += self._baseline.expected_s(num_views)
@@ -59,11 +62,11 @@ class Recorder:
 
     def _start_anew(self) -> None:
         self._times, self._losses, self._expected_s = StepTimes(), list[float](), 0.0
-        self._devices = DeviceFigures(len(self._placement.devices))
+        self._busy_shares, self._bytes_moved = list[tuple[float, ...]](), list[int]()
 
     def _figures(self) -> dict[str, float]:
         """Put the figures of all ranks together; every rank must call it."""
-        own = self._times.figures() | self._devices.figures()
+        own = self._times.figures() | self._split_figures()
         own["memory/peak_bytes"] = float(memory_bytes(self._placement.devices[0]))
         for number, memory in enumerate(self._engine.memory()):
             own[f"memory/device_{number}_peak_bytes"] = float(memory.peak_bytes)
@@ -76,6 +79,16 @@ class Recorder:
             num_devices = self._communicator.size * len(self._placement.devices)
             figures["speed/parallel_efficiency"] = figures["speed/speedup"] / num_devices
         return figures
+
+    def _split_figures(self) -> dict[str, float]:
+        """Return means over the steps of how busy this rank's devices were; nothing without a split."""
+        if not self._busy_shares:
+            return {}
+        busy = [statistics.fmean(shares) for shares in zip(*self._busy_shares, strict=True)]
+        found = {f"split/device_{number}_busy_share": share for number, share in enumerate(busy)}
+        found["split/bubble_share"] = 1 - statistics.fmean(busy)
+        found["split/moved_bytes"] = statistics.fmean(self._bytes_moved)
+        return found
 
 
 def _text(figures: dict[str, float]) -> str:

@@ -26,9 +26,7 @@ def resolve(config: Config) -> Config:
     Raises:
         ValueError: the data have no classes, or not as many as `model.num_classes` says.
     """
-    if config.split.cross is not None:
-        config = replace(config, model=replace(config.model, cross=config.split.cross))
-    config = replace(config, model=resolve_model(config.model), split=replace(config.split, cross=None))
+    config = resolve_network(config)
     if not config.model.classifies:
         return config
     classes = find_classes(config)
@@ -42,6 +40,13 @@ def resolve(config: Config) -> Config:
         model=replace(config.model, num_classes=len(classes)),
         data=replace(config.data, categories=classes),
     )
+
+
+def resolve_network(config: Config) -> Config:
+    """Fill in what needs no data: `split.cross` and `model.cross`."""
+    if config.split.cross is not None:
+        config = replace(config, model=replace(config.model, cross=config.split.cross))
+    return replace(config, model=resolve_model(config.model), split=replace(config.split, cross=None))
 
 
 def resolve_model(config: ModelConfig) -> ModelConfig:

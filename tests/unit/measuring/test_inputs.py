@@ -46,3 +46,9 @@ def test_random_batches_are_a_function_of_the_seed() -> None:
 def test_classifier_has_the_published_number_of_classes_unless_told_otherwise() -> None:
     assert settings("model.name=alexnet").model.num_classes == 1000
     assert settings("model.name=alexnet", "model.num_classes=13").model.num_classes == 13
+
+
+def test_scheme_of_crossing_stages_is_that_of_every_arm() -> None:
+    config = settings("model.name=alexnet", "split.strategy=kernel", "split.cross=[conv3,fc8]")
+    assert config.model.cross == ("conv3", "fc8")
+    assert config.split.cross is None

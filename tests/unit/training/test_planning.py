@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,11 +59,11 @@ class Second(Alone):
 
     def __init__(self, sent: Plan | None) -> None:
         super().__init__()
-        self._sent: Any = sent
+        self._sent: list[Any] = [None, None, (sent,)]  # rank 0 is not ready at the first meetings
 
     def broadcast_object(self, value: T, root: int = 0) -> T:
         assert value is None, "only rank 0 has something to say"
-        sent: T = self._sent
+        sent: T = self._sent.pop(0)
         return sent
 
 
@@ -116,6 +117,8 @@ def test_a_cut_is_chosen(measured: list[Effort]) -> None:
     assert plan.strategy == "pipeline"
     assert (plan.view_chunks, plan.schedule) == (1, "1f1b")
     assert len(plan.cut) == 1
+    assert plan.bubble_share is not None
+    assert 0 <= plan.bubble_share < 1
     assert measured == [planning.AT_START]
     assert said[-1].startswith(f"split: pipeline, cut at {plan.cut[0]}")
 
@@ -170,6 +173,33 @@ def test_other_ranks_take_what_the_first_one_found(monkeypatch: pytest.MonkeyPat
     plan = Plan("kernel", 2)
     assert plan_of(config_of("split.strategy=auto"), communicator=Second(plan)) == plan
     assert plan_of(config_of("split.strategy=auto"), communicator=Second(None)) is None
+
+
+def test_the_first_rank_meets_the_others_while_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_SECONDS_BETWEEN_MEETINGS", 0.01)
+    meetings = threading.Semaphore(0)
+
+    def measure(config: Config, job: Job, *others: Any, **more: Any) -> Costs:
+        assert all(meetings.acquire(timeout=60) for _ in range(3))
+        return costs_of(job)
+
+    class First(Alone):
+        def broadcast_object(self, value: T, root: int = 0) -> T:
+            meetings.release()
+            return value
+
+    monkeypatch.setattr(planning, "measure_costs", measure)
+    plan = plan_of(config_of("split.strategy=pipeline"), communicator=First())
+    assert plan is not None
+
+
+def test_what_fails_while_measuring_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(*others: Any, **more: Any) -> Costs:
+        raise ValueError("no such luck")
+
+    monkeypatch.setattr(planning, "measure_costs", measure)
+    with pytest.raises(ValueError, match="no such luck"):
+        plan_of(config_of("split.strategy=pipeline"))
 
 
 @pytest.mark.parametrize(
