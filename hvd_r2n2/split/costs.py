@@ -110,7 +110,9 @@ class Machine:
     state_bytes_per_byte: float = 0.0
     """The optimizer's state, by the bytes of the weights."""
     memory_bytes: int | None = None
-    """What a device has; None if it is not known."""
+    """What each device has, or all together if it is shared; None if it is not known."""
+    memory_is_shared: bool = False
+    """Whether the devices have their memory together, as logical ones have."""
 
     def slowdown(self, strategy: str) -> float:
         """Give the factor of a strategy."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hvd_r2n2.common.memory import DeviceMemory
 from hvd_r2n2.common.stages import Stage
-from hvd_r2n2.split.costs import Costs
+from hvd_r2n2.split.costs import Costs, Machine
 from hvd_r2n2.split.network import STRATEGIES, Plan
 from hvd_r2n2.split.program import Piece, Program, TaskTime, one_at_a_time, spread
 from hvd_r2n2.split.rehearsal import unit_program
@@ -77,7 +77,8 @@ class Prediction:
     """Of each device, at most."""
     bytes_moved: float
     """From device to device, in a step with the most views."""
-    memory_limit: int | None = None
+    machine: Machine
+    """Where."""
 
     @property
     def bubble(self) -> float:
@@ -97,7 +98,9 @@ class Prediction:
     @property
     def fits(self) -> bool:
         """Whether every device has the memory for it."""
-        return self.memory_limit is None or self.peak_bytes <= self.memory_limit
+        limit = self.machine.memory_bytes
+        needed = sum(d.peak_bytes for d in self.memory) if self.machine.memory_is_shared else self.peak_bytes
+        return limit is None or needed <= limit
 
 
 @dataclass(frozen=True)
@@ -286,7 +289,7 @@ class _Planner:
             tasks=played.tasks,
             memory=memory,
             bytes_moved=played.bytes_moved,
-            memory_limit=machine.memory_bytes,
+            machine=machine,
         )
 
     def _fixed_memory(self, program: Program) -> tuple[DeviceMemory, ...]:

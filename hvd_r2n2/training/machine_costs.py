@@ -72,11 +72,14 @@ def measure_costs(
     """
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(n, device, threads_per_device)) for n, device in enumerate(devices)]
+        memory_bytes, is_shared = memory_of(devices, ranks_of_host)
         bench = _Bench(config, job, workers, strategies, cut)
         sizes = bench.sizes(effort)
         tried = ", ".join(map(str, sorted(set(sizes))))
         report(f"measuring the layers with {tried} sample(s) of {job.view_counts[-1]} view(s)")
-        return bench.costs(sizes, effort, memory_of_a_device(devices, ranks_of_host))
+        costs = bench.costs(sizes, effort)
+        machine = replace(costs.machine, memory_bytes=memory_bytes, memory_is_shared=is_shared)
+        return replace(costs, machine=machine)
 
 
 class _Bench:
@@ -107,7 +110,7 @@ class _Bench:
             sizes.append(2 * sizes[-1])
         return (*sizes, 1)
 
-    def costs(self, sizes: tuple[int, ...], effort: Effort, memory_bytes: int | None) -> Costs:
+    def costs(self, sizes: tuple[int, ...], effort: Effort) -> Costs:
         """Measure everything, in turn, so that drifts of the machine concern all alike."""
         programs = {ONE_DEVICE: unit_program(self._stages, sizes, self._num_views), **dict(self._programs(sizes))}
         rehearsals = {name: self._rehearse(program) for name, program in programs.items()}
@@ -125,7 +128,7 @@ class _Bench:
                 # Data are parallel where every device does what one does alone.
                 factor = len(self._workers) if name == DATA_PARALLEL else 1
                 slowdowns[name].append(slowdown(performance.run(), factor * alone.get(name, alone[ONE_DEVICE])))
-        machine = self._machine(rehearsals[ONE_DEVICE].between_s, memory_bytes)
+        machine = self._machine(rehearsals[ONE_DEVICE].between_s)
         machine = replace(machine, slowdowns={name: median(found) for name, found in slowdowns.items()})
         return replace(self._costs(programs, rehearsals), machine=machine)
 
@@ -177,7 +180,7 @@ class _Bench:
         assert isinstance(model, Network)
         return random_inputs(self._config, model, sum(program.micro_batches), self._num_views, device)
 
-    def _machine(self, task_s: float, memory_bytes: int | None) -> Machine:
+    def _machine(self, task_s: float) -> Machine:
         workers = self._workers
         copy_s, local_s = _copy_seconds(workers)
         update_s, state_bytes = _update_seconds(self._config.optimizer, workers)
@@ -191,7 +194,6 @@ class _Bench:
             norm_s_per_byte=_norm_seconds(workers[0].device),
             update_s_per_byte=update_s,
             state_bytes_per_byte=state_bytes,
-            memory_bytes=memory_bytes,
         )
 
 
@@ -245,20 +247,20 @@ def _update_seconds(config: OptimizerConfig, workers: Sequence[Worker]) -> tuple
     return seconds / _PROBE_BYTES, sum(t.numel() * t.element_size() for t in state) / _PROBE_BYTES
 
 
-def memory_of_a_device(devices: Sequence[torch.device], ranks_of_host: int) -> int | None:
-    """Return the memory that each of a rank's devices has, with so many such ranks on the host; None if unknown.
+def memory_of(devices: Sequence[torch.device], ranks_of_host: int) -> tuple[int | None, bool]:
+    """Return the memory that each of a rank's devices has, and whether it is that of all of them together.
 
-    A GPU's is what it has in all, a CPU's what the system can give now; logical devices share theirs evenly.
+    A GPU's is what it has in all; a CPU's what the system can give now to each of so many ranks, None if unknown.
     """
+    is_shared = len(set(devices)) == 1
     if devices[0].type == "cuda":
-        return min(torch.cuda.mem_get_info(device)[1] // devices.count(device) for device in devices)
+        counts = [1 if is_shared else devices.count(device) for device in devices]
+        totals = [torch.cuda.mem_get_info(device)[1] for device in devices]
+        return min(total // count for total, count in zip(totals, counts, strict=True)), is_shared
     information = Path("/proc/meminfo")
     lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
-    available = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    if available is None:
-        return None
-    limits = [available, *_limit_of_group()]
-    return min(limits) // len(devices) // ranks_of_host
+    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return (min([*available, *_limit_of_group()]) // ranks_of_host if available else None), is_shared
 
 
 def _limit_of_group() -> Iterator[int]:

@@ -48,7 +48,8 @@ def explain(ranking: Ranking) -> str:
             f"{_size(best.peak_bytes)} a device instead of {_size(one.peak_bytes)}."
         )
     if not best.fits:
-        sentences.append(f"Yet a device has only {_size(best.memory_limit or 0)}: nothing fits.")
+        whose = "the devices together have" if best.machine.memory_is_shared else "a device has"
+        sentences.append(f"Yet {whose} only {_size(best.machine.memory_bytes or 0)}: nothing fits.")
     if parallel is not None:
         ratio = parallel.step_s / best.step_s - 1
         speed = f"{abs(ratio):.0%} {'slower' if ratio > 0 else 'faster'}"

@@ -106,6 +106,8 @@ class SplitEngine(Engine):
         for device, (place, counter) in enumerate(zip(self.split.devices, self._counters, strict=True)):
             leaves = [leaf for shard in self.split.shards for leaf in shard.leaves_on(device)]
             optimizers = [o for o in self.optimizers if any(p is o.param_groups[0]["params"][0] for p in leaves)]
+            if self.split.devices.count(place) > 1:
+                place = torch.device("cpu")  # counted: an allocator does not tell halves of a GPU apart
             found.append(device_memory(leaves, optimizers, counter, place))
         return tuple(found)
 

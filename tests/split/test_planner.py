@@ -148,6 +148,8 @@ def test_memory_decides_where_not_all_fits() -> None:
     assert ranking.choice.plan == Plan("kernel", 2), "4 samples at a time: 320 + 400 bytes"
     assert ranking.choice.peak_bytes == fixed + 4 * 2 * 50
     assert [p.fits for p in ranking.predictions] == sorted((p.fits for p in ranking.predictions), reverse=True)
+    together = replace(tight, machine=Machine(memory_bytes=1000, memory_is_shared=True))
+    assert rank(job_of(model, 8), together).choice.plan == Plan("kernel", 8), "each device's 320 and 100 bytes"
     hopeless = rank(job_of(model, 8), replace(tight, machine=Machine(memory_bytes=10)))
     assert not hopeless.choice.fits
     assert hopeless.choice.peak_bytes == min(p.peak_bytes for p in hopeless.predictions)

@@ -21,7 +21,7 @@ from hvd_r2n2.split.costs import Costs, Machine, Part, PartCosts, Point, TensorS
 from hvd_r2n2.split.planner import Job, Ranking, rank
 from hvd_r2n2.split.rehearsal import unit_program
 from hvd_r2n2.training import planning
-from hvd_r2n2.training.machine_costs import Effort, measure_costs, memory_of_a_device
+from hvd_r2n2.training.machine_costs import Effort, measure_costs, memory_of
 from hvd_r2n2.training.plan_report import chosen_config, explain, to_json, to_plan_yaml, to_table
 from hvd_r2n2.training.planning import given_plan, make_job, make_plan, wanted_of
 
@@ -269,12 +269,11 @@ def test_measuring_leaves_the_network_as_it_was() -> None:
     assert any(point.saved_bytes > 0 for cost in only_bytes.parts.values() for point in cost.points)
 
 
-def test_memory_is_shared_by_ranks_and_devices() -> None:
-    one = memory_of_a_device([CPU], 1)
-    shared = memory_of_a_device([CPU, CPU], 2)
+def test_memory_is_shared_by_ranks_and_logical_devices() -> None:
+    (one, _), (half, is_shared) = memory_of([CPU], 1), memory_of([CPU, CPU], 2)
+    assert is_shared
     assert one is not None
-    assert shared is not None
-    assert shared == pytest.approx(one / 4, rel=0.2), "the system's memory changes meanwhile"
+    assert half == pytest.approx(one / 2, rel=0.2), "the system's memory changes meanwhile"
 
 
 def ranking_of(config: Config) -> Ranking:
