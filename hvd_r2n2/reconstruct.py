@@ -87,8 +87,8 @@ def _network(checkpoint: Checkpoint | None, original_weights: Path | None, devic
         settings = checkpoint.config.model
         if settings.classifies:
             raise ValueError(
-                f"{checkpoint.path}: a checkpoint of {settings.name}, which names the class of a picture; only 3D-R2N2's "
-                "networks reconstruct (a run of model.name=res3d-gru-3, say)"
+                f"{checkpoint.path}: a checkpoint of {settings.name}, which names the class of a picture; only networks"
+                " of 3D-R2N2 reconstruct (a run of model.name=res3d-gru-3, say)"
             )
         return load_network(checkpoint, device)
     assert original_weights is not None
