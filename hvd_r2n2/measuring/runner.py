@@ -18,11 +18,11 @@ from hvd_r2n2.comm import Alone, Communicator
 from hvd_r2n2.common.memory import DeviceMemory, MemoryCounter, device_memory
 from hvd_r2n2.common.stages import Stage
 from hvd_r2n2.config import Config
-from hvd_r2n2.measuring.inputs import random_inputs
 from hvd_r2n2.models import Network
 from hvd_r2n2.training.build_engine import build_engine
 from hvd_r2n2.training.engine import StepReport
 from hvd_r2n2.training.forward import mean_loss, samples_axis
+from hvd_r2n2.training.inputs import random_inputs
 from hvd_r2n2.training.optimizer import build_optimizer
 from hvd_r2n2.training.placement import Placement, place_rank
 from hvd_r2n2.training.precision import weights_dtype

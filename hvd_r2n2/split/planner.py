@@ -69,8 +69,8 @@ class Prediction:
     """None where nothing is split."""
     micro_batches: tuple[int, ...]
     """Samples of each, on one device."""
-    step_s: float
-    """Mean over the numbers of views, the optimizer's work included."""
+    step_s_by_views: dict[int, float]
+    """Time of a step with each number of views, the optimizer's work included."""
     tasks: tuple[TaskTime, ...]
     """Of a step with the most views."""
     memory: tuple[DeviceMemory, ...]
@@ -79,6 +79,11 @@ class Prediction:
     """From device to device, in a step with the most views."""
     machine: Machine
     """Where."""
+
+    @property
+    def step_s(self) -> float:
+        """Mean time of a step."""
+        return fmean(self.step_s_by_views.values())
 
     @property
     def bubble(self) -> float:
@@ -278,6 +283,7 @@ class _Planner:
         if name == DATA_PARALLEL:  # each device has the norm of all gradients to find, after they are averaged
             after_s = fixed[0].weights * (machine.norm_s_per_byte + machine.exchange_s_per_byte)
         after_s += max(device.weights for device in fixed) * machine.update_s_per_byte
+        seconds = [self._job.accumulation * step.seconds + after_s for step in steps]
         memory = tuple(
             replace(device, saved=round(saved)) for device, saved in zip(fixed, played.saved_bytes, strict=True)
         )
@@ -285,7 +291,7 @@ class _Planner:
             name=name,
             plan=plan,
             micro_batches=sizes,
-            step_s=self._job.accumulation * fmean(step.seconds for step in steps) + after_s,
+            step_s_by_views=dict(zip(self._job.view_counts, seconds, strict=True)),
             tasks=played.tasks,
             memory=memory,
             bytes_moved=played.bytes_moved,

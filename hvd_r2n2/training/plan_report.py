@@ -93,7 +93,9 @@ def _cells(place: int, prediction: Prediction, speed: str) -> Iterator[str]:
 
 
 def _caption(ranking: Ranking) -> str:
-    lines = [f"{len(ranking.predictions)} candidates; all figures are predicted."]
+    views = list(ranking.predictions[0].step_s_by_views)
+    mean = f"; a step is the mean of steps with {views[0]} to {views[-1]} views" if len(views) > 1 else ""
+    lines = [f"{len(ranking.predictions)} candidates; all figures are predicted{mean}."]
     lines += [f"Not possible: {reason}" for reason in ranking.impossible.values()]
     return "\n".join(lines)
 
@@ -143,6 +145,7 @@ def _as_dict(prediction: Prediction) -> dict[str, Any]:
         "plan": None if prediction.plan is None else asdict(prediction.plan),
         "micro_batch_sizes": prediction.micro_batches,
         "step_s": prediction.step_s,
+        "step_s_by_views": prediction.step_s_by_views,
         "bubble_share": prediction.bubble,
         "busy_shares": prediction.busy,
         "memory": [asdict(device) | {"peak_bytes": device.peak_bytes} for device in prediction.memory],

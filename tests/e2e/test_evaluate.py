@@ -41,8 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         checkpoint=CheckpointConfig(),
     )
     model = create_model("3d-gru-1", width=1 / 16, seed=3)
-    optimizer = torch.optim.Adam(model.parameters())
-    write_checkpoint(folder / "run" / "checkpoints", model, optimizer, TrainingState(12, 48, 1.0, best_step=12), config)
+    write_checkpoint(folder / "run" / "checkpoints", model, {}, TrainingState(12, 48, 1.0, best_step=12), config)
     return folder / "run"
 
 
@@ -154,9 +153,9 @@ def test_the_device_of_the_training_does_not_bind(
 ) -> None:
     config = read_checkpoint(find_checkpoint(run)).config
     model = create_model("3d-gru-1", width=1 / 16, seed=3)
-    optimizer, state = torch.optim.Adam(model.parameters()), TrainingState(12, 48, 1.0, best_step=12)
+    state = TrainingState(12, 48, 1.0, best_step=12)
     for name, train in (("gpu", TrainConfig(device="cuda")), ("cpu", TrainConfig(device="cpu", cpu_threads=1))):
-        write_checkpoint(tmp_path / name / "checkpoints", model, optimizer, state, replace(config, train=train))
+        write_checkpoint(tmp_path / name / "checkpoints", model, {}, state, replace(config, train=train))
     main([str(tmp_path / "gpu"), "--views", "1", "--no-f-score", "--device", "cpu"])
     said = capsys.readouterr().err
     assert f"on the data in {run.parent / 'data'}" in said
@@ -233,7 +232,7 @@ def test_a_damaged_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
     config = Config(model=ModelConfig(name="3d-gru-1", width=1 / 16))
     model = create_model("3d-gru-1", width=1 / 16)
     state = TrainingState(1, 1, 1.0)
-    path = write_checkpoint(tmp_path / "checkpoints", model, torch.optim.Adam(model.parameters()), state, config)
+    path = write_checkpoint(tmp_path / "checkpoints", model, {}, state, config)
     with (path / "model.safetensors").open("r+b") as file:
         file.seek(-4, 2)
         file.write(b"\0\1\2\3")

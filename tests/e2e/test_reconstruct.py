@@ -24,8 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reconstruct") / "run"
     config = Config(model=ModelConfig(name="res3d-gru-3", width=1 / 16))
     model = create_model("res3d-gru-3", width=1 / 16, seed=5)
-    optimizer = torch.optim.Adam(model.parameters())
-    write_checkpoint(folder / "checkpoints", model, optimizer, TrainingState(1, 1, 1.0, best_step=1), config)
+    write_checkpoint(folder / "checkpoints", model, {}, TrainingState(1, 1, 1.0, best_step=1), config)
     return folder
 
 

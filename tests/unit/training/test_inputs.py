@@ -8,8 +8,8 @@ import torch
 from hvd_r2n2.comm import Alone
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.measuring.comparison import for_random_batches, views_of
-from hvd_r2n2.measuring.inputs import random_inputs
 from hvd_r2n2.training.engine import OneDevice
+from hvd_r2n2.training.inputs import random_inputs
 from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.tasks import create_task
 
