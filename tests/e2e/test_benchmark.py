@@ -136,6 +136,7 @@ def test_no_process_outlives_a_benchmark_that_is_ended(sent: signal.Signals, tem
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
