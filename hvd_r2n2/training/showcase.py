@@ -79,7 +79,7 @@ def show_classes(
     for image_HWC, index, predicted in zip(images_VBHWC[0].numpy(), chosen, predicted_B, strict=True):
         label = int(dataset.target(int(index)))
         truth, name = dataset.classes[label], dataset.classes[predicted]
-        samples.append((image_HWC, name if predicted == label else f"{name} (a {truth})", predicted == label))
+        samples.append((image_HWC, name if predicted == label else f"{name}, not {truth}", predicted == label))
     log.picture(step, part, captioned_grid(samples))
 
 

@@ -61,7 +61,7 @@ def shifting(self, batch):
     result = run(self, batch)
     if batch.step == 2:
         with torch.no_grad():
-            next(self._model.parameters()).view(-1)[0] += 1e-6
+            next(self._engine.model.parameters()).view(-1)[0] += 1e-6
     return result
 TrainingStep.run = shifting
 """
@@ -124,8 +124,8 @@ def test_several_ranks_without_horovod_are_refused(tiny_data: Path, tmp_path: Pa
 OPENS_OTHER = """
 import pathlib
 import hvd_r2n2.training.setup as setup
-original = setup.open_dataset
-setup.open_dataset = lambda config, root, *more: original(config, pathlib.Path({root!r}), *more)
+original = task_reconstruction.open_dataset
+task_reconstruction.open_dataset = lambda config, root, *more: original(config, pathlib.Path({root!r}), *more)
 """
 
 
