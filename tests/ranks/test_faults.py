@@ -123,7 +123,7 @@ def test_several_ranks_without_horovod_are_refused(tiny_data: Path, tmp_path: Pa
 # The same path on another node, so to say.
 OPENS_OTHER = """
 import pathlib
-import hvd_r2n2.training.setup as setup
+import hvd_r2n2.training.task_reconstruction as task_reconstruction
 original = task_reconstruction.open_dataset
 task_reconstruction.open_dataset = lambda config, root, *more: original(config, pathlib.Path({root!r}), *more)
 """
