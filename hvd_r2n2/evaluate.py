@@ -8,12 +8,12 @@ from pathlib import Path
 
 from hvd_r2n2.comm import connect, run_door
 from hvd_r2n2.common.files import replacing
-from hvd_r2n2.config import Config, with_overrides
+from hvd_r2n2.config import Config, SplitConfig, with_overrides
 from hvd_r2n2.training.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from hvd_r2n2.training.data import data_root
 from hvd_r2n2.training.evaluation_run import is_of_run, load_network, run_directory
+from hvd_r2n2.training.placement import place_rank
 from hvd_r2n2.training.precision import DTYPES
-from hvd_r2n2.training.setup import choose_device
 from hvd_r2n2.training.task import EvaluationOptions
 from hvd_r2n2.training.tasks import create_task
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     json_path, csv_path = _output_paths(checkpoint, config, options)
     comm = connect()
     report = _say if comm.is_root else _say_nothing
-    device = choose_device(config.train, comm, report)
+    device = place_rank(replace(config, split=SplitConfig()), comm, report).devices[0]  # evaluation is not split
     report(f"{checkpoint.path}, on the data in {data_root(config.data).resolve()}")
     task = create_task(config)
     dataset = task.open_data(comm, report)

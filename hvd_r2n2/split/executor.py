@@ -149,7 +149,9 @@ class _Step:
         limit_s = self._options.hang_timeout_s
         while wait(futures, timeout=min(1.0, limit_s)).not_done:
             if time.perf_counter() - self._last_end > limit_s:
-                doing = "; ".join(f"device {device} ({w.device}): {self._doing[device]}" for device, w in self._named())
+                doing = "; ".join(
+                    f"device {device} ({w.device}): {self._doing[device]}" for device, w in enumerate(self._workers)
+                )
                 self._fail(RuntimeError(f"the split hangs: no task has ended for {limit_s:g} s. {doing}"))
                 break
         if self._error is not None:
@@ -382,9 +384,6 @@ class _Step:
 
     def _label(self, task: Task) -> str:
         return f"{'backward' if task.backward else 'forward'} of {self._program.calls[task.call].name}"
-
-    def _named(self) -> list[tuple[int, Worker]]:
-        return list(enumerate(self._workers))
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:

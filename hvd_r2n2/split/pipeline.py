@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import replace
 from itertools import pairwise
 
 from hvd_r2n2.common.stages import NamedTensor, Stage
@@ -78,7 +78,7 @@ def pipeline_program(
     sizes = tuple(micro_batches)
     program = Program("pipeline", num_devices, sizes, tuple(chunks), calls, ())
     orders = _orders(program, schedule, cost or _proportional(sizes, tuple(chunks)))
-    return Program("pipeline", num_devices, sizes, tuple(chunks), calls, orders)
+    return replace(program, orders=orders)
 
 
 def pipeline_calls(
@@ -87,13 +87,13 @@ def pipeline_calls(
     """Give the calls of whole pieces, micro-batch after micro-batch and chunk after chunk of views."""
     by_name = {stage.name: stage for stage in stages}
     members = {piece: [by_name[name] for name in piece.stages] for piece in pieces}
+    others = {piece: [stage for other in pieces if other != piece for stage in members[other]] for piece in pieces}
     calls: list[Call] = []
     for micro_batch, size in enumerate(micro_batches):
         for piece in pieces:
             is_viewed = any(stage.views != "none" for stage in members[piece])
             for chunk in range(num_chunks) if is_viewed else (None,):
-                later = [stage for other in pieces if other != piece for stage in members[other]]
-                outputs = _outputs(members[piece], later, micro_batch, chunk, num_chunks)
+                outputs = _outputs(members[piece], others[piece], micro_batch, chunk, num_chunks)
                 weight = size / sum(micro_batches) if any(key.tensor == LOSS for key in outputs) else 0.0
                 inputs = _inputs(members[piece], stages, micro_batch, chunk, num_chunks)
                 calls.append(Call(piece, micro_batch, chunk, inputs, outputs, weight))
@@ -119,10 +119,6 @@ def _check_cut(stages: Sequence[Stage], num_devices: int, cut: Sequence[str]) ->
                 f"split.cut: {names[position]} is inside the recurrent unit, whose stages are run view by view "
                 "(cut before its first stage or after its last)"
             )
-
-
-def _made(stages: Sequence[Stage]) -> set[str]:
-    return {tensor.name for stage in stages for tensor in stage.outputs}
 
 
 def _inputs(
@@ -153,10 +149,10 @@ def _key(tensor: NamedTensor, fold_outputs: set[str], micro_batch: int, chunk: i
 
 
 def _outputs(
-    members: Sequence[Stage], later: Sequence[Stage], micro_batch: int, chunk: int | None, num_chunks: int
+    members: Sequence[Stage], others: Sequence[Stage], micro_batch: int, chunk: int | None, num_chunks: int
 ) -> tuple[Key, ...]:
     """Give what a piece makes that others read, that its fold needs at the next chunk, or that is the loss."""
-    read_elsewhere = {read.tensor.name for stage in later for read in stage.inputs} - _made(later)
+    read_elsewhere = {read.tensor.name for stage in others for read in stage.inputs}
     states: set[str] = set()
     made: set[str] = set()
     for stage in members:
@@ -198,7 +194,6 @@ def _orders(program: Program, schedule: str, cost: CallCost) -> tuple[tuple[Task
     orders: list[list[Task]] = [[] for _ in range(program.num_devices)]
     ends: dict[Task, float] = {}
     free = [0.0] * program.num_devices
-    needs = cache(program.needs)
     while any(forward) or any(backward):
         candidates = []
         for device in range(program.num_devices):
@@ -209,7 +204,7 @@ def _orders(program: Program, schedule: str, cost: CallCost) -> tuple[tuple[Task
             if forward[device] and _under_way(program, forward[device], backward[device]) < limit:
                 options.append(Task(forward[device][0], False))
             for preference, task in enumerate(options):
-                ready = [ends.get(need) for need in needs(task)]
+                ready = [ends.get(need) for need in program.needs(task)]
                 if None not in ready:
                     start = max([free[device], *(end for end in ready if end is not None)])
                     candidates.append((start, preference, device, task))

@@ -167,11 +167,17 @@ class Program:
 
     def needs(self, task: Task) -> list[Task]:
         """Give the tasks that must have ended before: for a backward run, its consumers' and its own forward."""
-        call = self.calls[task.call]
-        if not task.backward:
-            return [Task(self.producers[key], False) for key in call.reads() if key in self.producers]
-        after = [Task(number, True) for key in call.outputs for number, _, _ in self.consumers[key]]
-        return [Task(task.call, False), *after]
+        return self._needs[task]
+
+    @cached_property
+    def _needs(self) -> dict[Task, list[Task]]:
+        found = {}
+        for number, call in enumerate(self.calls):
+            producers = [Task(self.producers[key], False) for key in call.reads() if key in self.producers]
+            consumers = [Task(reader, True) for key in call.outputs for reader, _, _ in self.consumers[key]]
+            found[Task(number, False)] = producers
+            found[Task(number, True)] = [Task(number, False), *consumers]
+        return found
 
     def check(self) -> None:
         """Assert that every call is run forward and backward once and that the orders cannot block one another."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Literal
 
@@ -50,7 +49,7 @@ class _Running:
 
 class _Play:
     def __init__(self, program: Program, costs: Costs) -> None:
-        self._program, self._costs, self._needs = program, costs, cache(program.needs)
+        self._program, self._costs, self._needs = program, costs, program.needs
         self._position = [0] * program.num_devices
         self._free_s = [0.0] * program.num_devices
         self._running: dict[int, _Running] = {}

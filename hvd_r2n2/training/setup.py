@@ -1,32 +1,12 @@
-"""What every command needs before it starts: device, model."""
+"""What every command needs before it starts: the model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from hvd_r2n2.comm import Communicator, choose_devices, gather_places, share_of_cores
-from hvd_r2n2.config import ModelConfig, TrainConfig
+from hvd_r2n2.config import ModelConfig
 from hvd_r2n2.models import NETWORKS, Network, create_model, load_original_weights, load_weights
-
-
-def choose_device(config: TrainConfig, communicator: Communicator, report: Callable[[str], None]) -> torch.device:
-    """Return this rank's device, give it its share of the cores, and report where every rank is; all ranks call it."""
-    places = gather_places(communicator)
-    place = places[communicator.rank]
-    device = choose_devices(config.device, place, places)[0]
-    torch.set_num_threads(config.cpu_threads or share_of_cores(place, places))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    described = communicator.all_gather_object(
-        f"rank {place.rank} on {place.host}: {device}, {torch.get_num_threads()} thread(s)"
-    )
-    for text in described:
-        report(text)
-    return device
 
 
 def build_model(config: ModelConfig, seed: int) -> Network:

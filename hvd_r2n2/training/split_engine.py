@@ -53,12 +53,11 @@ class SplitEngine(Engine):
         self.split = SplitNetwork(
             model, self._stages, plan, devices, threads_per_device=threads_per_device, options=options
         )
-        self._by_leaf = {id(shard.leaf): shard for shard in self.split.shards}
-        self.optimizers = tuple(
-            build_optimizer(config.optimizer, [s.leaf for s in self.split.shards if s.device == device])
-            for device in range(len(devices))
-            if any(shard.device == device for shard in self.split.shards)
-        )
+        self._optimizer_on = {
+            device: build_optimizer(config.optimizer, [s.leaf for s in self.split.shards if s.device == device])
+            for device in sorted({shard.device for shard in self.split.shards})
+        }
+        self.optimizers = tuple(self._optimizer_on.values())
         named = [(shard.label, shard.leaf) for shard in self.split.shards]
         self.averager = GradientAverager(named, communicator, by_hooks=False)
 
@@ -75,7 +74,7 @@ class SplitEngine(Engine):
         whole: dict[str, Tensor] = {}
         parameters = dict(self.model.named_parameters())
         for shard in self.split.shards:
-            for key, value in self._optimizer_of(shard).state.get(shard.leaf, {}).items():
+            for key, value in self._optimizer_on[shard.device].state.get(shard.leaf, {}).items():
                 name = f"{shard.name}:{key}"
                 if not isinstance(value, Tensor):
                     continue
@@ -92,9 +91,10 @@ class SplitEngine(Engine):
     def load_optimizer_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Cut the state as the weights are cut."""
         check_fits(tensors, self.model)
+        by_leaf = {id(shard.leaf): shard for shard in self.split.shards}
 
         def of_leaf(leaf: torch.nn.Parameter) -> dict[str, Tensor]:
-            shard = self._by_leaf[id(leaf)]
+            shard = by_leaf[id(leaf)]
             return {key: _part(value, shard) for key, value in state_of(tensors, shard.name).items()}
 
         for optimizer in self.optimizers:
@@ -105,7 +105,7 @@ class SplitEngine(Engine):
         found = []
         for device, (place, counter) in enumerate(zip(self.split.devices, self._counters, strict=True)):
             leaves = [leaf for shard in self.split.shards for leaf in shard.leaves_on(device)]
-            optimizers = [o for o in self.optimizers if any(p is o.param_groups[0]["params"][0] for p in leaves)]
+            optimizers = [self._optimizer_on[device]] if device in self._optimizer_on else []
             if self.split.devices.count(place) > 1:
                 place = torch.device("cpu")  # counted: an allocator does not tell halves of a GPU apart
             found.append(device_memory(leaves, optimizers, counter, place))
@@ -142,21 +142,12 @@ class SplitEngine(Engine):
         return [shard.leaf for shard in self.split.shards]
 
     def _move_weights(self) -> None:
-        self.split.executor.on_every_device(lambda device: self._move_weights_of(device))
+        self.split.executor.on_every_device(self._move_weights_of)
         self.split.shards.update_replicas()
 
     def _move_weights_of(self, device: int) -> None:
-        for optimizer in self.optimizers:
-            shard = self._by_leaf[id(optimizer.param_groups[0]["params"][0])]
-            if shard.device == device:
-                optimizer.step()
-
-    def _optimizer_of(self, shard: Shard) -> torch.optim.Optimizer:
-        return next(
-            optimizer
-            for optimizer in self.optimizers
-            if any(p is shard.leaf for group in optimizer.param_groups for p in group["params"])
-        )
+        if device in self._optimizer_on:
+            self._optimizer_on[device].step()
 
 
 def _part(value: Tensor, shard: Shard) -> Tensor:
