@@ -28,6 +28,7 @@ class WideWork:
         """Whether backward runs belong to the last micro-batch, and so give the whole gradient."""
         self._converted: dict[tuple[int, torch.dtype], Tensor] = {}
         self._rows: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._seen: set[int] = set()
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -39,8 +40,13 @@ class WideWork:
         finally:
             _current.work = before
 
+    def puts_off(self, weight: Tensor) -> bool:
+        """Say whether a wide layer has used a weight, so that its gradient comes with the last micro-batch."""
+        return id(weight) in self._seen
+
     def converted(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """Give a weight in another type, converted once."""
+        """Give a wide layer's weight in another type, converted once."""
+        self._seen.add(id(weight))
         if weight.dtype == dtype:
             return weight.detach()
         key = (id(weight), dtype)

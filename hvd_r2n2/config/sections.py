@@ -149,8 +149,9 @@ class SplitConfig:
     """The samples of each micro-batch, instead of micro_batches."""
     view_chunks: int | None = None
     """Pipeline only: into how many chunks the views are cut, which flow through the encoder one by one (null: 1)."""
-    schedule: Literal["1f1b", "fill-drain"] | None = None
-    """Pipeline only: order of forward and backward runs (null: 1f1b)."""
+    schedule: Literal["1f1b", "fill-drain", "zero-bubble"] | None = None
+    """Pipeline only: order of forward and backward runs (null: zero-bubble, which is 1f1b with the gradients of
+    weights left for when a device would wait)."""
     cross: tuple[str, ...] | None = None
     """Kernel only: the stages that read both halves; all others read their own (AlexNet's scheme; sets model.cross)."""
     hang_timeout_s: float = 600.0

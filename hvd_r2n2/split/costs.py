@@ -17,7 +17,7 @@ from typing import Literal
 from torch import Tensor
 
 from hvd_r2n2.common.stages import NamedTensor, Stage
-from hvd_r2n2.split.program import Call, Fragment, Input, Key, Piece, Program, Range, Share, Task
+from hvd_r2n2.split.program import Call, Fragment, Input, Key, Kind, Piece, Program, Range, Share, Task
 from hvd_r2n2.split.rehearsal import Take
 
 
@@ -29,11 +29,14 @@ class Part:
     cut: str | None = None
     part: int = 0
     parts: int = 1
+    weights_later: bool = False
 
     @staticmethod
     def of(piece: Piece) -> Part:
         """Give what a piece computes, wherever it does."""
-        return Part(piece.stages, piece.cut, piece.part, piece.parts) if piece.is_part else Part(piece.stages)
+        if piece.is_part:
+            return Part(piece.stages, piece.cut, piece.part, piece.parts)
+        return Part(piece.stages, weights_later=piece.weights_later)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,12 @@ class Point:
     """Held for backward, beside what earlier calls of the device hold anyway."""
     shared_bytes: float
     """Further bytes that it holds together with earlier calls."""
+    weights_s: float = 0.0
+    """Of the gradients of weights, where they are apart from backward."""
+
+    def seconds(self, kind: Kind) -> float:
+        """Give the time of a run."""
+        return {"forward": self.forward_s, "backward": self.backward_s, "weights": self.weights_s}[kind]
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,8 @@ class PartCosts:
 _NOTHING = Point(0, 0, 0, 0, 0)
 
 
-def _values(point: Point) -> tuple[float, float, float, float]:
-    return point.forward_s, point.backward_s, point.saved_bytes, point.shared_bytes
+def _values(point: Point) -> tuple[float, float, float, float, float]:
+    return point.forward_s, point.backward_s, point.saved_bytes, point.shared_bytes, point.weights_s
 
 
 def _between(one: Point, other: Point, work: float) -> Point:
@@ -152,37 +161,48 @@ class Costs:
     recompute: bool = False
     """Whether a call keeps only its inputs for backward, and computes the rest again there."""
 
+    @property
+    def have_weights_apart(self) -> bool:
+        """Whether it is known what gradients of weights take apart from backward runs."""
+        return any(part.weights_later for part in self.parts)
+
     def of(self, program: Program, task: Task) -> RunCost:
         """Give the costs of a run; those of moving what other devices have made are in its seconds."""
         call = program.calls[task.call]
         points = self._points(program, call)
-        seconds = sum(point.backward_s if task.backward else point.forward_s for point in points)
-        if task.backward and program.last_backward[call.piece.name] == task.call:
+        seconds = sum(point.seconds(task.kind) for point in points)
+        if task.kind == "backward" and program.last_backward[call.piece.name] == task.call:
             seconds += sum(self.parts[part].last_s for part in self._members(call.piece))
         seconds += self.moved_bytes(program, task) * self.machine.copy_s_per_byte
         saved = sum(point.saved_bytes for point in points)
-        if not any(program.device_of(need) == call.piece.device for need in program.needs(Task(task.call, False))):
+        if not any(program.device_of(need) == call.piece.device for need in program.needs(Task(task.call, "forward"))):
             saved += points[0].shared_bytes
+        is_last = task.kind == call.kinds[-1]
+        if task.kind == "weights":
+            return RunCost(seconds, -saved, 0.0)
         if not self.recompute:
-            return RunCost(seconds, -saved, 0.0) if task.backward else RunCost(seconds, saved, saved)
+            return RunCost(seconds, saved, saved) if task.kind == "forward" else RunCost(seconds, -saved * is_last, 0.0)
         kept = sum(self._bytes(program, entry, f) for entry in call.inputs for f in entry.fragments)
-        if not task.backward:
+        if task.kind == "forward":
             return RunCost(seconds, kept, kept)
-        return RunCost(seconds + sum(point.forward_s for point in points), -kept, saved)
+        return RunCost(seconds + sum(point.forward_s for point in points), saved * (not is_last) - kept, saved)
 
     def moved_bytes(self, program: Program, task: Task) -> float:
         """Give the bytes that a run takes from other devices: values of its inputs, or gradients of its outputs."""
         call, device = program.calls[task.call], program.device_of(task)
+        if task.kind == "weights":
+            return 0.0
+        is_backward = task.kind == "backward"
         places = (
             [place for key in call.outputs for place in program.consumers[key]]
-            if task.backward
+            if is_backward
             else [(task.call, i, f) for i, entry in enumerate(call.inputs) for f in range(len(entry.fragments))]
         )
         total = 0.0
         for number, i, f in places:
             entry = program.calls[number].inputs[i]
             key = entry.fragments[f].key
-            other = number if task.backward else None if key is None else program.producers.get(key)
+            other = number if is_backward else None if key is None else program.producers.get(key)
             if other is not None and program.calls[other].piece.device != device:
                 total += self._bytes(program, entry, entry.fragments[f])
         return total
@@ -209,7 +229,8 @@ class Costs:
         whole = Part.of(piece)
         if whole in self.parts:
             return [whole]
-        found = [] if piece.is_part else [part for part in self._whole_parts if set(part.stages) <= set(piece.stages)]
+        fitting = [part for part in self._whole_parts if part.weights_later == piece.weights_later]
+        found = [] if piece.is_part else [part for part in fitting if set(part.stages) <= set(piece.stages)]
         known = {name for part in found for name in part.stages}
         assert known == set(piece.stages), f"no costs are known of {piece.name}"
         return found
@@ -273,7 +294,8 @@ def measured_parts(program: Program, stages: Sequence[Stage], takes: Mapping[int
         call = program.calls[number]
         part = Part.of(call.piece)
         work, runs = work_of(program, call, views[part.stages[0]])
-        point = Point(work, *(v / runs for v in (take.forward_s, take.backward_s, take.saved_bytes, take.shared_bytes)))
+        values = (take.forward_s, take.backward_s, take.saved_bytes, take.shared_bytes, take.weights_s)
+        point = Point(work, *(value / runs for value in values))
         if program.last_backward[call.piece.name] == number:
             last[part] = point, runs
         else:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from hvd_r2n2.split.program import Fragment, Key, Program, Range, Task, TaskTime, run_in_order
 
 FORWARD = "0123456789"
 BACKWARD = "abcdefghij"
+WEIGHTS = "ABCDEFGHIJ"
 OPTIMIZER = "*"
 IDLE = "."
-LEGEND = "0 1 2 … forward of a micro-batch, a b c … its backward run, * optimizer, . idle"
+LEGEND = "0 1 2 … forward of a micro-batch, a b c … its backward run, A B C … gradients of weights apart from it, \
+* optimizer, . idle"
 
 
 def program_table(program: Program) -> str:
@@ -22,10 +23,9 @@ def program_table(program: Program) -> str:
     """
     rows = [("order", "device", "call", "run", "reads")]
     for number, task in enumerate(run_in_order(program)):
-        reads = _gradients(program, task) if task.backward else _values(program, task)
+        reads = {"forward": _values, "backward": _gradients, "weights": lambda *_: []}[task.kind](program, task)
         name = program.calls[task.call].name
-        run = "backward" if task.backward else "forward"
-        rows.append((str(number), str(program.device_of(task)), name, run, ", ".join(reads)))
+        rows.append((str(number), str(program.device_of(task)), name, task.kind, ", ".join(reads)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
@@ -39,16 +39,15 @@ def expected_times(program: Program, seconds: Callable[[Task], float]) -> list[T
         call, device = program.calls[task.call], program.device_of(task)
         start = max([free[device], *(ends[need] for need in program.needs(task))])
         free[device] = ends[task] = start + seconds(task)
-        kind: Literal["forward", "backward"] = "backward" if task.backward else "forward"
-        times.append(TaskTime(call.name, device, kind, call.micro_batch, start, ends[task]))
+        times.append(TaskTime(call.name, device, task.kind, call.micro_batch, start, ends[task]))
     return times
 
 
 def timeline(times: Sequence[TaskTime], num_devices: int, width: int = 100) -> str:
     """Draw what ran when: a row a device, time from left to right in `width` characters, and how busy it was.
 
-    A character shows what took most of its time: the micro-batch going forward (0 1 2 …) or backward (a b c …; after
-    ten the signs begin again), the optimizer (*), or nothing (.).
+    A character shows what took most of its time: the micro-batch going forward (0 1 2 …) or backward (a b c …), or what
+    is left of that (A B C …; after ten the signs begin again), the optimizer (*), or nothing (.).
     """
     end_s = max((time.end_s for time in times), default=0.0)
     column_s = end_s / width or 1.0
@@ -77,7 +76,7 @@ def _row(times: Sequence[TaskTime], column_s: float, width: int) -> str:
 def _sign(time: TaskTime) -> str:
     if time.kind == "optimizer":
         return OPTIMIZER
-    signs = FORWARD if time.kind == "forward" else BACKWARD
+    signs = {"forward": FORWARD, "backward": BACKWARD, "weights": WEIGHTS}[time.kind]
     return signs[time.micro_batch % len(signs)]
 
 

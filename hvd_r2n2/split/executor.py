@@ -9,20 +9,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hvd_r2n2.common.memory import MemoryCounter
 from hvd_r2n2.common.stages import Stage, run_stages
 from hvd_r2n2.common.wide_linear import WideWork
 from hvd_r2n2.split.exchange import embed, gather, narrowed, scatter, zeros_length
+from hvd_r2n2.split.graph import Gradient, SegmentedGraph, accumulate, find_gradients, trained
 from hvd_r2n2.split.program import LOSS, Call, Fragment, Input, Key, Program, Task, TaskTime
 from hvd_r2n2.split.worker import Worker
 
@@ -63,6 +63,14 @@ class _Entries:
     lengths: list[list[int]]
 
 
+@dataclass(frozen=True)
+class _Outputs:
+    """What a call gave, and its graph if that is in segments."""
+
+    tensors: list[Tensor]
+    graph: SegmentedGraph | None = None
+
+
 class Executor:
     """Workers for a rank's devices and the stages of every piece: runs programs over them."""
 
@@ -73,10 +81,7 @@ class Executor:
         self.workers = workers
         self.stages = stages
         self.options = options or Options()
-        self.parameters = {
-            piece: list({id(p): p for stage in part for p in stage.module.parameters() if p.requires_grad}.values())
-            for piece, part in stages.items()
-        }
+        self.parameters = {piece: trained(part) for piece, part in stages.items()}
 
     def run(
         self,
@@ -129,8 +134,9 @@ class _Step:
         self._values: dict[Key, Tensor] = {}
         self._keep = {key: torch.empty(0) for key in keep}
         self._readers = Counter({key: len(places) for key, places in program.consumers.items()})
-        self._gradients: dict[tuple[Key, tuple[int, int, int]], tuple[Tensor, bool]] = {}
-        self._saved: dict[int, tuple[_Entries, list[Tensor] | None]] = {}
+        self._gradients: dict[tuple[Key, tuple[int, int, int]], Gradient] = {}
+        self._saved: dict[int, tuple[_Entries, _Outputs | None]] = {}
+        self._unweighed: dict[int, SegmentedGraph] = {}
         self._held: dict[int, object] = {}
         self._wide_work = [WideWork() for _ in executor.workers]
         self._losses: dict[int, Tensor] = {}
@@ -206,23 +212,23 @@ class _Step:
     def _run(self, task: Task, device: int) -> None:
         start = time.perf_counter()
         call = self._program.calls[task.call]
-        if task.backward:
-            is_last = self._program.last_backward[call.piece.name] == task.call
-            self._wide_work[device].is_last = is_last
-            self._backward(task.call, call)
-            if is_last:
-                self._on_gradients(call.piece.name)
-        else:
+        if task.kind == "forward":
             self._forward(task.call, call)
+        elif task.kind == "backward":
+            self._wide_work[device].is_last = self._program.last_backward[call.piece.name] == task.call
+            self._backward(task.call, call)
+        else:
+            self._accumulate(self._unweighed.pop(task.call).weights())
+        if task in self._program.completing:
+            self._on_gradients(self._program.completing[task])
         end = time.perf_counter()
-        kind: Any = "backward" if task.backward else "forward"
         with self._changed:
             if (stream := self._workers[device].stream) is not None:
                 self._events[task] = stream.record_event()
             self._done.add(task)
             self._last_end = end
             self._times.append(
-                TaskTime(call.name, device, kind, call.micro_batch, start - self._start, end - self._start)
+                TaskTime(call.name, device, task.kind, call.micro_batch, start - self._start, end - self._start)
             )
             self._changed.notify_all()
 
@@ -234,7 +240,7 @@ class _Step:
         if self._options.recompute and self._options.counters:  # autograd has not saved them
             counter = self._options.counters[call.piece.device]
             self._held[number] = [counter.hold(tensor) for tensor in entries.tensors if tensor is not None]
-        for key, output in zip(call.outputs, outputs, strict=True):
+        for key, output in zip(call.outputs, outputs.tensors, strict=True):
             if key.tensor == LOSS:
                 self._losses[number] = output.detach().double() * (call.weight * self._scale)
             if self._readers[key]:
@@ -242,7 +248,7 @@ class _Step:
             if key in self._keep:
                 self._keep[key] = output.detach()
 
-    def _compute(self, call: Call, entries: _Entries) -> list[Tensor]:
+    def _compute(self, call: Call, entries: _Entries) -> _Outputs:
         """Run the piece's stages on its inputs."""
         stages = self._executor.stages[call.piece.name]
         with self._options.autocast(self._workers[call.piece.device].device):
@@ -255,14 +261,18 @@ class _Step:
                     for entry, tensor in zip(call.inputs, entries.tensors, strict=True)
                 ]
                 results = stage.module(*views)
-                return [results] if isinstance(results, Tensor) else list(results)
+                return _Outputs([results] if isinstance(results, Tensor) else list(results))
             named = {
                 entry.tensor.name: tensor
                 for entry, tensor in zip(call.inputs, entries.tensors, strict=True)
                 if tensor is not None
             }
-            results = run_stages(stages, named, {key.tensor for key in call.outputs})
-            return [results[key.tensor] for key in call.outputs]
+            names = [key.tensor for key in call.outputs]
+            if call.piece.weights_later and torch.is_grad_enabled():
+                graph = SegmentedGraph(stages, named, names, self._wide_work[call.piece.device])
+                return _Outputs([graph.outputs[name] for name in names], graph)
+            results = run_stages(stages, named, set(names))
+            return _Outputs([results[name] for name in names])
 
     def _gather(self, call: Call) -> _Entries:
         """Put a call's inputs together; those that other calls gave become leaves that want a gradient."""
@@ -330,28 +340,35 @@ class _Step:
         self._held.pop(number, None)
         if outputs is None:
             outputs = self._compute(call, entries)
-        seeds = [self._seed(number, call, key, output) for key, output in zip(call.outputs, outputs, strict=True)]
-        roots = [(output, seed) for output, seed in zip(outputs, seeds, strict=True) if seed is not None]
-        roots = [(output, seed) for output, seed in roots if output.requires_grad]
-        leaves = [(i, t) for i, t in enumerate(entries.tensors) if t is not None and t.requires_grad]
-        parameters = self._executor.parameters[call.piece.name]
-        if not roots:
-            return
-        wanted = [*(tensor for _, tensor in leaves), *parameters]
-        found = torch.autograd.grad(
-            [output for output, _ in roots], wanted, [seed for _, seed in roots], allow_unused=True
-        )
-        uses = Counter(_storage(tensor) for tensor in [*found, *(seed for _, seed in roots)] if tensor is not None)
-        for (i, _), gradient in zip(leaves, found, strict=False):
+        seeds = {
+            key.tensor: (output, seed)
+            for key, output in zip(call.outputs, outputs.tensors, strict=True)
+            if (seed := self._seed(number, call, key, output)) is not None and output.requires_grad
+        }
+        leaves = {i: t for i, t in enumerate(entries.tensors) if t is not None and t.requires_grad}
+        weights: Iterable[tuple[nn.Parameter, Gradient | None]]
+        if outputs.graph is None:
+            parameters = self._executor.parameters[call.piece.name]
+            roots, own_seeds = [output for output, _ in seeds.values()], [seed for _, seed in seeds.values()]
+            found = find_gradients(roots, own_seeds, [*leaves.values(), *parameters]) if roots else []
+            of_leaves = dict(zip(leaves, found, strict=False))
+            weights = zip(parameters, found[len(leaves) :], strict=False)
+        else:
+            by_name, weights = outputs.graph.backward({name: seed for name, (_, seed) in seeds.items()})
+            of_leaves = {i: by_name.get(call.inputs[i].tensor.name) for i in leaves}
+            self._unweighed[number] = outputs.graph
+        for i, gradient in of_leaves.items():
             if gradient is not None:
-                is_own = uses[_storage(gradient)] == 1
-                for f, part in enumerate(scatter(call.inputs[i], gradient, entries.lengths[i])):
+                for f, part in enumerate(scatter(call.inputs[i], gradient.tensor, entries.lengths[i])):
                     key = call.inputs[i].fragments[f].key
                     if key in self._program.producers:
-                        self._gradients[key, (number, i, f)] = (part, is_own)
-        for parameter, gradient in zip(parameters, found[len(leaves) :], strict=True):
+                        self._gradients[key, (number, i, f)] = Gradient(part, gradient.is_own)
+        self._accumulate(weights)
+
+    def _accumulate(self, gradients: Iterable[tuple[nn.Parameter, Gradient | None]]) -> None:
+        for parameter, gradient in gradients:
             if gradient is not None:
-                _accumulate(parameter, gradient, is_own=uses[_storage(gradient)] == 1)
+                accumulate(parameter, gradient)
 
     def _seed(self, number: int, call: Call, key: Key, output: Tensor) -> Tensor | None:
         """Give an output's gradient: all its readers' together, in the order of the calls; None if none has any."""
@@ -360,30 +377,31 @@ class _Step:
         total: Tensor | None = None
         is_own = False
         # Whole ones first: parts can then be added in place.
-        for entry, fragment, part, part_is_own in sorted(
+        for entry, fragment, part in sorted(
             self._contributions(key, call.piece.device), key=lambda found: found[1].axis is not None
         ):
             if total is None and fragment.axis is None:
-                total, is_own = part, part_is_own
+                total, is_own = part.tensor, part.is_own
                 continue
             if not is_own:
                 total, is_own = torch.zeros_like(output) if total is None else total.clone(), True
             assert total is not None
-            embed(total, fragment, entry.tensor.axes, part)
+            embed(total, fragment, entry.tensor.axes, part.tensor)
         return total
 
-    def _contributions(self, key: Key, device: int) -> Iterator[tuple[Input, Fragment, Tensor, bool]]:
-        """Give each reader's gradient of a value, moved to `device`, and whether its memory is nobody else's."""
+    def _contributions(self, key: Key, device: int) -> Iterator[tuple[Input, Fragment, Gradient]]:
+        """Give each reader's gradient of a value, moved to `device`."""
         for place in self._program.consumers[key]:
             if (key, place) in self._gradients:
-                part, is_own = self._gradients.pop((key, place))
+                part = self._gradients.pop((key, place))
                 consumer, i, f = place
                 reader = self._program.calls[consumer]
                 entry = reader.inputs[i]
-                yield entry, entry.fragments[f], self._moved(part, reader.piece.device, device), is_own
+                moved = self._moved(part.tensor, reader.piece.device, device)
+                yield entry, entry.fragments[f], Gradient(moved, part.is_own)
 
     def _label(self, task: Task) -> str:
-        return f"{'backward' if task.backward else 'forward'} of {self._program.calls[task.call].name}"
+        return f"{task.kind} of {self._program.calls[task.call].name}"
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
@@ -394,20 +412,6 @@ class _Step:
 
 class _CancelledError(Exception):
     """Another worker has failed: this one stops too."""
-
-
-def _accumulate(parameter: Tensor, gradient: Tensor, *, is_own: bool) -> None:
-    """Add a gradient to the parameter's own, as autograd would: in the parameter's layout."""
-    if parameter.grad is not None:
-        parameter.grad += gradient
-    elif is_own and gradient.stride() == parameter.stride():
-        parameter.grad = gradient
-    else:
-        parameter.grad = torch.empty_like(parameter).copy_(gradient)
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
 
 
 def _recorded(device: torch.device) -> torch.cuda.Event:

@@ -35,8 +35,8 @@ class Plan:
     """Pipeline only: the first stage of every device but the first."""
     view_chunks: int = 1
     """Pipeline only: into how many chunks the views are cut (at most; fewer where there are fewer views)."""
-    schedule: str = "1f1b"
-    """Pipeline only: `1f1b` or `fill-drain`."""
+    schedule: str = "zero-bubble"
+    """Pipeline only: `1f1b`, `zero-bubble` or `fill-drain`."""
     bubble_share: float | None = field(default=None, compare=False)
     """Share of the devices' time that is expected to be idle, if the plan was made from measured times."""
 

@@ -1,31 +1,36 @@
 """The pipeline: consecutive stages on each device, micro-batches of samples (and chunks of views) flowing through.
 
-    device 0   F0 F1 B0 F2 B1 B2            1F1B with 3 micro-batches: forward of one, backward of one,
-    device 1      F0 B0 F1 B1 F2 B2         in turn, as soon as there is something to do
+    device 0   F0 F1 B0 F2 B1 B2               1F1B with 3 micro-batches: forward of one, backward of one,
+    device 1      F0 B0 F1 B1 F2 B2            in turn, as soon as there is something to do
 
-Sources: GPipe (Huang et al. 2019) for fill-drain, PipeDream-Flush (Narayanan et al. 2021) for 1F1B.
+    device 0   F0 F1 B0 F2 B1 B2               zero-bubble: backward runs of the other devices leave the
+    device 1      F0 b0 F1 b1 w0 F2 b2 w1 w2   gradients of their weights (w) for when they would wait
+
+Sources: GPipe (Huang et al. 2019) for fill-drain, PipeDream-Flush (Narayanan et al. 2021) for 1F1B, ZB-H1 of Qi et al.
+2023 for zero-bubble.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from hvd_r2n2.common.stages import NamedTensor, Stage
-from hvd_r2n2.split.program import LOSS, Call, Fragment, Input, Key, Piece, Program, Task
+from hvd_r2n2.split.program import LOSS, Call, Fragment, Input, Key, Kind, Piece, Program, Task
 
-CallCost = Callable[[Call], tuple[float, float]]
-"""Seconds of a call's forward and backward run."""
+CallCost = Callable[[Call, Kind], float]
+"""Seconds of a run of a call."""
 
 
 def pipeline_pieces(
-    stages: Sequence[Stage], num_devices: int, cut: Sequence[str], *, views_in_chunks: bool
+    stages: Sequence[Stage], num_devices: int, cut: Sequence[str], *, views_in_chunks: bool, weights_later: bool = False
 ) -> tuple[Piece, ...]:
     """Give each device its consecutive stages; `cut` names the first stage of every device but the first.
 
-    Where views come in chunks, a piece ends with the last stage that has to do with views.
+    Where views come in chunks, a piece ends with the last stage that has to do with views. With `weights_later` the
+    gradients of weights are tasks of their own, but on the first device, for which nobody waits.
 
     Raises:
         ValueError: `cut` does not name that many stages in their order, or cuts the recurrent unit.
@@ -41,7 +46,8 @@ def pipeline_pieces(
             runs = [run for run in (viewed, [number for number in runs[0] if number not in viewed]) if run]
         for run in runs:
             members = tuple(names[number] for number in run)
-            pieces.append(Piece(members[0] if len(members) == 1 else f"{members[0]}…{members[-1]}", members, device))
+            name = members[0] if len(members) == 1 else f"{members[0]}…{members[-1]}"
+            pieces.append(Piece(name, members, device, weights_later=weights_later and device > 0))
     return tuple(pieces)
 
 
@@ -64,7 +70,7 @@ def pipeline_program(
         micro_batches: samples of each.
         chunks: views of each chunk; one chunk takes all views at once.
         cut: first stage of every device but the first.
-        schedule: `1f1b`, or `fill-drain` (all forward, then all backward).
+        schedule: `1f1b`, `zero-bubble` or `fill-drain` (all forward, then all backward).
         views_in_chunks: end pieces where views end even for a single chunk (by default, if there are more).
         cost: of each call, for the order of tasks; by default proportional to samples and views.
 
@@ -73,7 +79,9 @@ def pipeline_program(
     """
     if views_in_chunks is None:
         views_in_chunks = len(chunks) > 1
-    pieces = pipeline_pieces(stages, num_devices, cut, views_in_chunks=views_in_chunks)
+    pieces = pipeline_pieces(
+        stages, num_devices, cut, views_in_chunks=views_in_chunks, weights_later=schedule == "zero-bubble"
+    )
     calls = pipeline_calls(stages, pieces, micro_batches, len(chunks))
     sizes = tuple(micro_batches)
     program = Program("pipeline", num_devices, sizes, tuple(chunks), calls, ())
@@ -171,51 +179,75 @@ def _outputs(
 
 
 def _proportional(sizes: tuple[int, ...], chunks: tuple[int, ...]) -> CallCost:
-    """Take backward as twice forward, and every stage and device as equally fast."""
+    """Take backward as twice forward, half of it for weights, and every stage and device as equally fast."""
 
-    def cost(call: Call) -> tuple[float, float]:
+    def cost(call: Call, kind: Kind) -> float:
         views = 1.0 if call.chunk is None else chunks[call.chunk] / sum(chunks)
-        return sizes[call.micro_batch] * views, 2 * sizes[call.micro_batch] * views
+        return sizes[call.micro_batch] * views * (2 if kind == "backward" and not call.piece.weights_later else 1)
 
     return cost
 
 
 def _orders(program: Program, schedule: str, cost: CallCost) -> tuple[tuple[Task, ...], ...]:
-    """Play the step: whenever a device is free it takes the backward run that is ready, else the next forward run.
+    """Play the step: whenever a device is free it takes the backward run that is ready, else the next forward run, else
+    gradients of weights that were left for later.
 
-    Both kinds stay in the order of micro-batches, so sums of gradients do not depend on the costs. A device has at
+    All kinds stay in the order of micro-batches, so sums of gradients do not depend on the costs. A device has at
     most so many micro-batches under way as devices follow it, and two: one more than strict 1F1B, so that a task
     that takes a little longer does not stop its neighbour.
     """
-    forward: list[list[int]] = [[] for _ in range(program.num_devices)]
-    for number, call in enumerate(program.calls):
-        forward[call.piece.device].append(number)
-    backward = [sorted(queue, key=lambda n: (program.calls[n].micro_batch, -n)) for queue in forward]
-    orders: list[list[Task]] = [[] for _ in range(program.num_devices)]
+    queues = [_Queues(program, device, schedule) for device in range(program.num_devices)]
+    orders: list[list[Task]] = [[] for _ in queues]
     ends: dict[Task, float] = {}
     free = [0.0] * program.num_devices
-    while any(forward) or any(backward):
+    while any(map(_Queues.is_left, queues)):
         candidates = []
-        for device in range(program.num_devices):
-            options = []
-            if backward[device] and (schedule == "1f1b" or not forward[device]):
-                options.append(Task(backward[device][0], True))
-            limit = len(program.micro_batches) if schedule != "1f1b" else program.num_devices - device + 1
-            if forward[device] and _under_way(program, forward[device], backward[device]) < limit:
-                options.append(Task(forward[device][0], False))
-            for preference, task in enumerate(options):
+        for device, queue in enumerate(queues):
+            for preference, task in enumerate(queue.options()):
                 ready = [ends.get(need) for need in program.needs(task)]
                 if None not in ready:
                     start = max([free[device], *(end for end in ready if end is not None)])
                     candidates.append((start, preference, device, task))
         assert candidates, "no task can go on"
         start, _, device, task = min(candidates, key=lambda found: found[:3])
-        (backward if task.backward else forward)[device].pop(0)
+        queues[device].take(task)
         orders[device].append(task)
-        free[device] = ends[task] = start + cost(program.calls[task.call])[task.backward]
+        free[device] = ends[task] = start + cost(program.calls[task.call], task.kind)
     return tuple(map(tuple, orders))
 
 
-def _under_way(program: Program, forward: Sequence[int], backward: Sequence[int]) -> int:
-    """Count the micro-batches that a device has begun and not ended, before the next forward run."""
-    return program.calls[forward[0]].micro_batch - program.calls[backward[0]].micro_batch
+class _Queues:
+    """What is left for a device to do: runs of each kind, in the order of micro-batches."""
+
+    def __init__(self, program: Program, device: int, schedule: str) -> None:
+        self._program, self._schedule = program, schedule
+        self._most_under_way = (
+            len(program.micro_batches) if schedule == "fill-drain" else program.num_devices - device + 1
+        )
+        own = [number for number, call in enumerate(program.calls) if call.piece.device == device]
+        backward = sorted(own, key=lambda number: (program.calls[number].micro_batch, -number))
+        weights = [number for number in backward if program.calls[number].piece.weights_later]
+        self._left: dict[Kind, list[int]] = {"backward": backward, "forward": own, "weights": weights}
+
+    def is_left(self) -> bool:
+        """Say whether anything is."""
+        return any(self._left.values())
+
+    def options(self) -> list[Task]:
+        """Give what may come next, the most urgent first."""
+        firsts = {kind: queue[0] for kind, queue in self._left.items() if queue}
+        if "forward" in firsts and self._schedule == "fill-drain":
+            firsts.pop("backward")
+        if "forward" in firsts and self._under_way(firsts) >= self._most_under_way:
+            del firsts["forward"]
+        return [Task(number, kind) for kind, number in firsts.items()]
+
+    def take(self, task: Task) -> None:
+        """Note that a run is placed."""
+        self._left[task.kind].remove(task.call)
+
+    def _under_way(self, firsts: Mapping[Kind, int]) -> int:
+        """Count the micro-batches begun and not ended before the next forward run."""
+        micro_batch = {kind: self._program.calls[number].micro_batch for kind, number in firsts.items()}
+        oldest = min(micro_batch.get(kind, micro_batch["forward"]) for kind in ("backward", "weights"))
+        return micro_batch["forward"] - oldest

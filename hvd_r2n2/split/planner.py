@@ -142,9 +142,11 @@ def rank(job: Job, costs: Costs, wanted: Wanted | None = None) -> Ranking:
             found += [planner.predict(plan) for plan in planner.plans(strategy, wanted)]
         except ValueError as error:
             impossible[strategy] = str(error)
+    if wanted.micro_batches is None:
+        found += planner.refined([one for one in found if one.name == "pipeline"])
     if len(impossible) == len(wanted.strategies):
         raise ValueError("; ".join(impossible.values()))
-    found.sort(key=lambda one: (not one.fits, one.step_s if one.fits else one.peak_bytes, len(one.micro_batches)))
+    found.sort(key=_place)
     return Ranking(tuple(found), impossible, (*wanted.strategies, *[ONE_DEVICE] * wanted.may_stay_whole))
 
 
@@ -250,12 +252,35 @@ class _Planner:
         chunks = [wanted.view_chunks or 0]
         if wanted.view_chunks is None:
             chunks = sorted({*range(1, min(most_views, _MOST_CHUNKS) + 1), most_views})
-        schedules = ("1f1b", "fill-drain") if wanted.schedule is None else (wanted.schedule,)
+        schedules = ("zero-bubble",) if self._costs.have_weights_apart else ()
+        schedules = ("1f1b", *schedules, "fill-drain") if wanted.schedule is None else (wanted.schedule,)
         for cut in balanced_cuts(self._job, self._costs) if wanted.cut is None else [wanted.cut]:
             for sizes in choices:
                 # With a single micro-batch there is nothing to choose between the schedules.
                 for schedule in schedules if len(sizes) > 1 else schedules[:1]:
                     yield from (Plan("pipeline", _short(sizes), cut, count, schedule) for count in chunks)
+
+    def refined(self, pipelines: Sequence[Prediction]) -> Iterator[Prediction]:
+        """Give pipelines whose micro-batches have better sizes: those of the best of each schedule, changed sample by
+        sample as long as that helps.
+        """
+        best = dict[str, Prediction]()
+        for one in sorted(pipelines, key=_place):
+            assert one.plan is not None
+            best.setdefault(one.plan.schedule, one)
+        for start in best.values():
+            yield from self._climb(start)
+
+    def _climb(self, best: Prediction) -> Iterator[Prediction]:
+        assert best.plan is not None
+        sizes = best.micro_batches
+        while True:
+            others = [self.predict(replace(best.plan, micro_batches=_short(other))) for other in _neighbours(sizes)]
+            better = min(others, key=_place, default=best)
+            if _place(better) >= _place(best):
+                return
+            best, sizes = better, better.micro_batches
+            yield best
 
     def predict(self, plan: Plan) -> Prediction:
         """Give what a plan comes to."""
@@ -317,6 +342,17 @@ class _Planner:
             state = weights if program.strategy == DATA_PARALLEL else moved
             found.append(DeviceMemory(weights, weights, round(state * factor), 0))
         return tuple(found)
+
+
+def _place(one: Prediction) -> tuple[bool, float, int]:
+    """Give what candidates are sorted by."""
+    return not one.fits, one.step_s if one.fits else one.peak_bytes, len(one.micro_batches)
+
+
+def _neighbours(sizes: tuple[int, ...]) -> set[tuple[int, ...]]:
+    """Give the sizes of micro-batches from which one sample has gone from one to another."""
+    moves = [(a, b) for a in range(len(sizes)) for b in range(len(sizes)) if a != b and sizes[a] > 1]
+    return {tuple(size - (n == a) + (n == b) for n, size in enumerate(sizes)) for a, b in moves}
 
 
 def _short(sizes: tuple[int, ...]) -> int | tuple[int, ...]:

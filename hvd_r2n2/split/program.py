@@ -15,6 +15,10 @@ from hvd_r2n2.common.stages import NamedTensor
 LOSS = "loss"
 """The name of the tensor that the last stage gives."""
 
+Kind = Literal["forward", "backward", "weights"]
+"""What a task does of a call: its forward run, its backward run, or, where these are left out of the backward run, the
+gradients of its weights."""
+
 
 @dataclass(frozen=True)
 class Key:
@@ -78,6 +82,9 @@ class Piece:
     """What its outputs are a part of: channels (or features), planes of the grid, or the samples or views."""
     part: int = 0
     parts: int = 1
+    weights_later: bool = False
+    """Whether its backward run gives the gradients of its inputs alone, for which another device waits; those of its
+    weights are then a task of their own."""
 
     @property
     def is_part(self) -> bool:
@@ -107,6 +114,11 @@ class Call:
         view = "" if self.chunk is None else f" v{self.chunk}"
         return f"{self.piece.name} m{self.micro_batch}{view}"
 
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Give the kinds of its runs, in their order."""
+        return ("forward", "backward", "weights") if self.piece.weights_later else ("forward", "backward")
+
     def reads(self) -> list[Key]:
         """Give the keys that it reads."""
         return [f.key for tensor in self.inputs for f in tensor.fragments if f.key is not None]
@@ -114,11 +126,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Task:
-    """A call's forward or backward run."""
+    """One run of a call."""
 
     call: int
     """Its number in the program."""
-    backward: bool
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -158,31 +170,39 @@ class Program:
 
     @cached_property
     def last_backward(self) -> dict[str, int]:
-        """By piece: number of the call whose backward run is its last, after which its gradients are whole."""
-        return {self.calls[task.call].piece.name: task.call for order in self.orders for task in order if task.backward}
+        """By piece: number of the call whose backward run is its last."""
+        found = [task for order in self.orders for task in order if task.kind == "backward"]
+        return {self.calls[task.call].piece.name: task.call for task in found}
+
+    @cached_property
+    def completing(self) -> dict[Task, str]:
+        """The task after which a piece's gradients are whole, and the piece's name."""
+        last = {self.calls[task.call].piece.name: task for order in self.orders for task in order}
+        return {task: piece for piece, task in last.items()}
 
     def device_of(self, task: Task) -> int:
         """Give the device that runs a task."""
         return self.calls[task.call].piece.device
 
     def needs(self, task: Task) -> list[Task]:
-        """Give the tasks that must have ended before: for a backward run, its consumers' and its own forward."""
+        """Give the tasks that must have ended before: for a backward run, its consumers' and its own forward run."""
         return self._needs[task]
 
     @cached_property
     def _needs(self) -> dict[Task, list[Task]]:
         found = {}
         for number, call in enumerate(self.calls):
-            producers = [Task(self.producers[key], False) for key in call.reads() if key in self.producers]
-            consumers = [Task(reader, True) for key in call.outputs for reader, _, _ in self.consumers[key]]
-            found[Task(number, False)] = producers
-            found[Task(number, True)] = [Task(number, False), *consumers]
+            producers = [Task(self.producers[key], "forward") for key in call.reads() if key in self.producers]
+            consumers = [Task(reader, "backward") for key in call.outputs for reader, _, _ in self.consumers[key]]
+            found[Task(number, "forward")] = producers
+            found[Task(number, "backward")] = [Task(number, "forward"), *consumers]
+            found[Task(number, "weights")] = [Task(number, "backward")]
         return found
 
     def check(self) -> None:
-        """Assert that every call is run forward and backward once and that the orders cannot block one another."""
+        """Assert that every call has each of its runs once and that the orders cannot block one another."""
         everything = [task for order in self.orders for task in order]
-        expected = {Task(number, backward) for number in range(len(self.calls)) for backward in (False, True)}
+        expected = {Task(number, kind) for number, call in enumerate(self.calls) for kind in call.kinds}
         assert len(everything) == len(expected), "tasks missing or twice"
         assert set(everything) == expected, "tasks of no call"
         for device, order in enumerate(self.orders):
@@ -219,9 +239,9 @@ def one_at_a_time(calls: Sequence[Call], num_devices: int) -> tuple[tuple[Task, 
     for micro_batch in dict.fromkeys(call.micro_batch for call in calls):
         numbers = [number for number, call in enumerate(calls) if call.micro_batch == micro_batch]
         for number in numbers:
-            orders[calls[number].piece.device].append(Task(number, False))
+            orders[calls[number].piece.device].append(Task(number, "forward"))
         for number in reversed(numbers):
-            orders[calls[number].piece.device].append(Task(number, True))
+            orders[calls[number].piece.device] += [Task(number, kind) for kind in calls[number].kinds[1:]]
     return tuple(map(tuple, orders))
 
 
@@ -231,7 +251,7 @@ class TaskTime:
 
     label: str
     device: int
-    kind: Literal["forward", "backward", "optimizer"]
+    kind: Kind | Literal["optimizer"]
     micro_batch: int
     start_s: float
     end_s: float

@@ -34,9 +34,13 @@ class Take:
     """Held for backward from the one to the other, beside what earlier calls on the same device hold anyway."""
     shared_bytes: int
     """Further bytes that it holds together with earlier calls of the device."""
+    weights_s: float = 0.0
+    """Of the gradients of weights, where they are apart from the backward run."""
 
 
-def unit_program(stages: Sequence[Stage], micro_batches: Sequence[int], num_views: int) -> Program:
+def unit_program(
+    stages: Sequence[Stage], micro_batches: Sequence[int], num_views: int, *, weights_later: bool = False
+) -> Program:
     """Give a program for one device with a piece for each stage; consecutive fold stages stay together."""
     starts = [
         number
@@ -45,7 +49,8 @@ def unit_program(stages: Sequence[Stage], micro_batches: Sequence[int], num_view
     ]
     cut = [stages[number].name for number in starts]
     pieces = pipeline_pieces(stages, len(cut) + 1, cut, views_in_chunks=False)
-    calls = pipeline_calls(stages, [replace(piece, device=0) for piece in pieces], micro_batches, 1)
+    own = [replace(piece, device=0, weights_later=weights_later) for piece in pieces]
+    calls = pipeline_calls(stages, own, micro_batches, 1)
     return Program("pipeline", 1, tuple(micro_batches), (num_views,), calls, one_at_a_time(calls, 1))
 
 
@@ -96,7 +101,7 @@ class Rehearsal:
             counting = _CountingProbe(step.workers[0], self._program, order, step.left_out)
             outputs = step.run([counting], keep=list(self._program.producers))
             found = zip(order, counting.saved, strict=True)
-            self._saved = {task.call: saved for task, saved in found if not task.backward}
+            self._saved = {task.call: saved for task, saved in found if task.kind == "forward"}
             self.outputs = {key: tensor.to("meta") for key, tensor in outputs.items()}
             return counting.seconds
         probe = _Probe(step.workers[0])
@@ -115,10 +120,15 @@ class Rehearsal:
         """Give what each call took, by its number: the median of all runs but the first; no time without any other."""
 
         def seconds(task: Task) -> float:
-            return median([run[task] for run in self._seconds] or [0.0])
+            return median([run.get(task, 0.0) for run in self._seconds] or [0.0])
 
         return {
-            number: Take(seconds(Task(number, False)), seconds(Task(number, True)), *self._saved[number])
+            number: Take(
+                seconds(Task(number, "forward")),
+                seconds(Task(number, "backward")),
+                *self._saved[number],
+                seconds(Task(number, "weights")),
+            )
             for number in range(len(self._program.calls))
         }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 from hvd_r2n2.split.costs import Costs
 from hvd_r2n2.split.program import Program, Task, TaskTime
@@ -111,8 +110,7 @@ class _Play:
     def _end(self, device: int) -> None:
         run = self._running.pop(device)
         call = self._program.calls[run.task.call]
-        kind: Literal["forward", "backward"] = "backward" if run.task.backward else "forward"
-        self._times.append(TaskTime(call.name, device, kind, call.micro_batch, run.start_s, self._now))
+        self._times.append(TaskTime(call.name, device, run.task.kind, call.micro_batch, run.start_s, self._now))
         self._ends[run.task] = self._now
         self._free_s[device] = self._now + self._costs.machine.task_s
         self._position[device] += 1

@@ -17,7 +17,7 @@ _DPI = 130
 _INK, _GRID = "#464a52", "#dcdcd8"
 _BAR, _MEMORY = "#3a6ea5", ("#7ebacd", "#3a6ea5", "#a9c4d9", "#5b86b0")
 _LIGHTEST, _DARKEST = 0.35, 0.85
-_COLOUR_MAPS = {"forward": "Blues", "backward": "Oranges"}
+_COLOUR_MAPS = {"forward": "Blues", "backward": "Oranges", "weights": "Greens"}
 _OTHER_KIND = "Greys"
 
 
@@ -125,7 +125,12 @@ def _draw_timeline(axes: Any, timeline: Timeline, longest_s: float) -> None:
     axes.set_xlim(0, longest_s * 1.01)
     axes.set_ylim(len(timeline.devices) - 0.5, -0.5)
     _style(axes, "")
-    axes.set_title(f"{timeline.name}: forward blue, backward orange; seconds", fontsize=8, color=_INK, loc="left")
+    axes.set_title(
+        f"{timeline.name}: forward blue, backward orange, weights apart from it green; seconds",
+        fontsize=8,
+        color=_INK,
+        loc="left",
+    )
 
 
 def _style(axes: Any, label: str) -> None:

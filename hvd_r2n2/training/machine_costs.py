@@ -30,6 +30,7 @@ from hvd_r2n2.training.precision import autocast
 _PROBE_BYTES = 64 * 2**20
 """Size of what is copied, added and moved to find out how fast that is."""
 _NUM_HANDOVERS = 200
+_WEIGHTS_LATER = "one device, gradients of weights apart"
 _REPEATS = 3
 
 
@@ -53,6 +54,7 @@ def measure_costs(
     *,
     strategies: Sequence[str],
     cut: tuple[str, ...] | None,
+    schedule: str | None,
     ranks_of_host: int,
     effort: Effort,
     report: Callable[[str], None],
@@ -66,6 +68,7 @@ def measure_costs(
         threads_per_device: of each CPU device.
         strategies: of which the calls are measured, as far as they are possible for the network.
         cut: of a pipeline, if it is not to be chosen.
+        schedule: of a pipeline, if it is not to be chosen.
         ranks_of_host: ranks that share its memory.
         effort: how thoroughly to measure.
         report: told what is being done.
@@ -73,7 +76,7 @@ def measure_costs(
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(n, device, threads_per_device)) for n, device in enumerate(devices)]
         memory_bytes, is_shared = memory_of(devices, ranks_of_host)
-        bench = _Bench(config, job, workers, strategies, cut)
+        bench = _Bench(config, job, workers, strategies, cut, schedule)
         sizes = bench.sizes(effort)
         tried = ", ".join(map(str, sorted(set(sizes))))
         report(f"measuring the layers with {tried} sample(s) of {job.view_counts[-1]} view(s)")
@@ -90,8 +93,10 @@ class _Bench:
         workers: Sequence[Worker],
         strategies: Sequence[str],
         cut: tuple[str, ...] | None,
+        schedule: str | None,
     ) -> None:
-        self._config, self._job, self._workers, self._strategies, self._cut = config, job, workers, strategies, cut
+        self._config, self._job, self._workers, self._strategies = config, job, workers, strategies
+        self._cut, self._schedule = cut, schedule
         self._stages, self._num_views = job.stages, job.view_counts[-1]
         self._options = SplitOptions(autocast=lambda device: autocast(config.train.dtype, device))
 
@@ -134,6 +139,8 @@ class _Bench:
 
     def _programs(self, sizes: tuple[int, ...]) -> Iterator[tuple[str, Program]]:
         """Give a program of each strategy whose calls are not those of one device, if it is possible."""
+        if "pipeline" in self._strategies and self._schedule in (None, "zero-bubble"):
+            yield _WEIGHTS_LATER, unit_program(self._stages, sizes, self._num_views, weights_later=True)
         for strategy in self._strategies:
             if strategy != "pipeline":
                 # Whoever ranks the strategies says why one is not.
@@ -157,13 +164,13 @@ class _Bench:
     def _performances(self, programs: Mapping[str, Program], costs: Costs, effort: Effort) -> dict[str, Performance]:
         """Prepare every strategy on all devices."""
         sizes = programs[ONE_DEVICE].micro_batches
-        together = {name: program for name, program in programs.items() if name != ONE_DEVICE}
+        together = {name: program for name, program in programs.items() if name not in (ONE_DEVICE, _WEIGHTS_LATER)}
         if effort.data_parallel:
             together[DATA_PARALLEL] = data_parallel_program(self._stages, len(self._workers), sizes, self._num_views)
         if "pipeline" in self._strategies:
             with suppress(ValueError):
                 cut = self._cut or balanced_cuts(self._job, costs)[0]
-                together["pipeline"] = self._program(Plan("pipeline", sizes, cut))
+                together["pipeline"] = self._program(Plan("pipeline", sizes, cut, schedule=self._schedule or "1f1b"))
         return {
             name: Performance(
                 self._job.model, self._stages, program, self._inputs(program), self._workers, self._options

@@ -23,6 +23,8 @@ Report = Callable[[str], None]
 
 AT_START = Effort(num_runs=2, seconds_a_run=2.0, data_parallel=False)
 """For a choice at the start of a run."""
+SCHEDULE = "zero-bubble"
+"""Of a pipeline, where the settings name none."""
 ONLY_MEMORY = Effort(num_runs=0)
 """For a choice that is a matter of memory alone."""
 _MOST_VIEW_COUNTS = 5
@@ -108,7 +110,7 @@ def given_plan(split: SplitConfig) -> Plan | None:
         or (split.strategy == "pipeline" and split.cut is None)
     ):
         return None
-    return Plan(split.strategy, micro_batches, split.cut or (), split.view_chunks or 1, split.schedule or "1f1b")
+    return Plan(split.strategy, micro_batches, split.cut or (), split.view_chunks or 1, split.schedule or SCHEDULE)
 
 
 def make_job(config: Config, model: Network, loss_stage: Stage, num_devices: int, num_ranks: int) -> Job:
@@ -150,6 +152,7 @@ def find_plans(
         threads_per_device,
         strategies=wanted.strategies,
         cut=wanted.cut,
+        schedule=wanted.schedule,
         ranks_of_host=ranks_of_host,
         effort=effort,
         report=report,
@@ -168,7 +171,7 @@ def wanted_of(split: SplitConfig) -> Wanted:
         strategies=(split.strategy,),
         cut=split.cut,
         view_chunks=split.view_chunks or 1,
-        schedule=split.schedule or "1f1b",
+        schedule=split.schedule or SCHEDULE,
     )
 
 
@@ -179,7 +182,7 @@ def check_possible(split: SplitConfig, job: Job) -> None:
     if strategy == "pipeline" and split.cut is None:
         Plan(strategy, micro_batches).sizes(job.num_samples)
         return
-    plan = Plan(strategy, micro_batches, split.cut or (), split.view_chunks or 1, split.schedule or "1f1b")
+    plan = Plan(strategy, micro_batches, split.cut or (), split.view_chunks or 1, split.schedule or SCHEDULE)
     plan.program(job.stages, job.num_devices, job.num_samples, job.view_counts[-1])
 
 

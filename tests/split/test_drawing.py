@@ -93,7 +93,7 @@ def test_expected_times_wait_for_the_other_device(micro_batches: tuple[int, ...]
         call = program.calls[task.call]
         if call.piece.stages == ("loss",):
             return 0.0
-        return 3.0 if task.backward else 2.0 if call.piece.name == "layer[1]" else 1.0
+        return 3.0 if task.kind == "backward" else 2.0 if call.piece.name == "layer[1]" else 1.0
 
     found = {(t.label, t.kind): (t.start_s, t.end_s) for t in expected_times(program, seconds)}
     for number in range(len(micro_batches)):

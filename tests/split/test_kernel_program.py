@@ -72,7 +72,10 @@ def test_reads_of_a_network_with_towers_by_hand() -> None:
 
 def test_orders_take_one_micro_batch_after_another() -> None:
     program = kernel_program((GRU[4], GRU[5]), 2, (3, 1), 1)
-    names = [[("B " if t.backward else "F ") + program.calls[t.call].name for t in order] for order in program.orders]
+    names = [
+        [("B " if t.kind == "backward" else "F ") + program.calls[t.call].name for t in order]
+        for order in program.orders
+    ]
     assert names == [
         ["F head[0] m0", "B head[0] m0", "F head[0] m1", "B head[0] m1"],
         [f"{task} m{micro_batch}" for micro_batch in (0, 1) for task in ("F head[1]", "F loss", "B loss", "B head[1]")],

@@ -28,7 +28,7 @@ def cases(draw: st.DrawFn) -> dict[str, object]:
         "micro_batches": draw(st.integers(1, num_samples)),
         "num_views": draw(st.integers(1, 4)),
         "view_chunks": draw(st.integers(1, 4)),
-        "schedule": draw(st.sampled_from(["1f1b", "fill-drain"])),
+        "schedule": draw(st.sampled_from(["1f1b", "fill-drain", "zero-bubble"])),
         "recompute": draw(st.booleans()),
     }
 
@@ -63,12 +63,12 @@ def test_equals_one_device(case: dict[str, object]) -> None:
 
 def test_both_devices_work_at_the_same_time() -> None:
     model = Toy(3, 3, 3, 1)
-    plan = Plan("pipeline", micro_batches=3, cut=("unit.gate",))
+    plan = Plan("pipeline", micro_batches=3, cut=("unit.gate",), schedule="1f1b")
     with SplitNetwork(model, model.stages(), plan, [CPU, CPU]) as split:
         program = split.program(6, 2)
-    labels = [[(t.backward, program.calls[t.call].micro_batch) for t in order] for order in program.orders]
-    assert labels[0] == [(False, 0), (False, 1), (False, 2), (True, 0), (True, 1), (True, 2)]
-    assert labels[1] == [(False, 0), (True, 0), (False, 1), (True, 1), (False, 2), (True, 2)]
+    labels = [[(t.kind[0], program.calls[t.call].micro_batch) for t in order] for order in program.orders]
+    assert labels[0] == [("f", 0), ("f", 1), ("f", 2), ("b", 0), ("b", 1), ("b", 2)]
+    assert labels[1] == [("f", 0), ("b", 0), ("f", 1), ("b", 1), ("f", 2), ("b", 2)]
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_what_a_micro_batch_costs_anyway_limits_their_number() -> None:
     by_count = {len(p.micro_batches): p.step_s for p in found if isinstance(p.plan, Plan) and p.plan.schedule == "1f1b"}
     # M equal micro-batches: (M + 1) times forward and backward of one, each 4 s and a second a sample.
     for count in (1, 2, 4, 8, 16):
-        even = predict(job_of(model, 16), costs, Plan("pipeline", count, ("a1",)))
+        even = predict(job_of(model, 16), costs, Plan("pipeline", count, ("a1",), schedule="1f1b"))
         assert even.step_s == pytest.approx((count + 1) * 2 * (4 + 16 / count))
     assert len(found[0].micro_batches) == 2
     assert by_count[2] == pytest.approx(72)
@@ -133,8 +133,8 @@ def test_uneven_micro_batches_shorten_the_ends() -> None:
     model = Chain(2)
     costs = costs_of(model.stages(), {"a0": 1, "a1": 1})
     job = job_of(model, 16)
-    even = predict(job, costs, Plan("pipeline", 4, ("a1",)))
-    uneven = predict(job, costs, Plan("pipeline", (1, 3, 4, 4, 3, 1), ("a1",)))
+    even = predict(job, costs, Plan("pipeline", 4, ("a1",), schedule="1f1b"))
+    uneven = predict(job, costs, Plan("pipeline", (1, 3, 4, 4, 3, 1), ("a1",), schedule="1f1b"))
     assert even.step_s == pytest.approx(2 * 16 + 2 * 4)
     assert uneven.step_s < even.step_s
 

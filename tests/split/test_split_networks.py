@@ -134,17 +134,20 @@ def test_other_numbers_of_devices_equal_one(strategy: str, devices: int) -> None
             check_equal(one, split)
 
 
-@pytest.mark.parametrize("strategy", ["pipeline", "kernel", "spatial"])
-def test_recomputed_activations_give_the_same(strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "schedule"),
+    [("pipeline", "1f1b"), ("pipeline", "zero-bubble"), ("kernel", "1f1b"), ("spatial", "1f1b")],
+)
+def test_recomputed_activations_give_the_same(strategy: str, schedule: str) -> None:
     one = on_one_device("3d-lstm-3")
-    options = SplitOptions(recompute=True)
-    with SplitNetwork(one.model, one.stages, plan_of(strategy, one, 2), [CPU, CPU], options=options) as split:
+    options, plan = SplitOptions(recompute=True), plan_of(strategy, one, 2, schedule=schedule)
+    with SplitNetwork(one.model, one.stages, plan, [CPU, CPU], options=options) as split:
         check_equal(one, split)
 
 
 def test_uneven_micro_batches_and_chunks_of_views() -> None:
     one = on_one_device("3d-gru-3")
-    for schedule in ("1f1b", "fill-drain"):
+    for schedule in ("1f1b", "fill-drain", "zero-bubble"):
         plan = plan_of("pipeline", one, (1, 2, 1), view_chunks=2, schedule=schedule)
         with SplitNetwork(one.model, one.stages, plan, [CPU, CPU]) as split:
             check_equal(one, split)
@@ -155,8 +158,9 @@ def narrow(tensor: Tensor, sizes: Sequence[int], number: int, axis: int) -> Tens
     return tensor.narrow(axis, sum(sizes[:number]), sizes[number])
 
 
+@pytest.mark.parametrize("schedule", ["1f1b", "zero-bubble"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_pipeline_in_float32_has_the_very_bits_of_one_device(name: str) -> None:
+def test_pipeline_in_float32_has_the_very_bits_of_one_device(name: str, schedule: str) -> None:
     """With the same micro-batches, each added in turn."""
     torch.set_num_threads(1)
     model, sizes = create_model(name, width=1 / 16, seed=3), (2, 1, 1)
@@ -173,7 +177,7 @@ def test_pipeline_in_float32_has_the_very_bits_of_one_device(name: str) -> None:
             loss.backward(torch.full_like(loss, size / sum(sizes)))  # type: ignore[no-untyped-call]
     expected = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    plan = Plan("pipeline", micro_batches=sizes, cut=(CUTS[name],))
+    plan = Plan("pipeline", micro_batches=sizes, cut=(CUTS[name],), schedule=schedule)
     with SplitNetwork(model, stages, plan, [CPU, CPU]) as split:
         split.gradients(inputs)
         for shard in split.shards:

@@ -44,6 +44,10 @@ def costs_of(job: Job, half_s: float = 0.6, machine: Machine | None = None, laye
     stages = job.stages
     units = {call.piece.stages for call in unit_program(stages, (1,), 1).calls}
     parts = {Part(unit): PartCosts((Point(1, layer_s, layer_s, 1000, 0),)) for unit in units}
+    parts |= {
+        Part(unit, weights_later=True): PartCosts((Point(1, layer_s, layer_s / 2, 1000, 0, layer_s / 2),))
+        for unit in units
+    }
     for strategy in ("kernel", "spatial"):
         for call in Plan(strategy).program(stages, 2, 2, 2).calls:
             parts[Part.of(call.piece)] = PartCosts((Point(1, half_s, half_s, 500, 0),))
@@ -115,7 +119,7 @@ def test_a_cut_is_chosen(measured: list[Effort]) -> None:
     plan = plan_of(config_of("split.strategy=pipeline"), said)
     assert plan is not None
     assert plan.strategy == "pipeline"
-    assert (plan.view_chunks, plan.schedule) == (1, "1f1b")
+    assert (plan.view_chunks, plan.schedule) == (1, "zero-bubble")
     assert len(plan.cut) == 1
     assert plan.bubble_share is not None
     assert 0 <= plan.bubble_share < 1
@@ -243,6 +247,7 @@ def test_measuring_leaves_the_network_as_it_was() -> None:
         1,
         strategies=("pipeline", "kernel", "spatial"),
         cut=None,
+        schedule=None,
         ranks_of_host=1,
         effort=Effort(1, 0.1),
         report=lambda text: None,
@@ -261,6 +266,7 @@ def test_measuring_leaves_the_network_as_it_was() -> None:
         1,
         strategies=("kernel",),
         cut=None,
+        schedule=None,
         ranks_of_host=1,
         effort=planning.ONLY_MEMORY,
         report=lambda text: None,
