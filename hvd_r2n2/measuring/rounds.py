@@ -85,16 +85,19 @@ def measure(
         folder = stack.enter_context(_folder())
         teams = {arm.name: stack.enter_context(Team(arm, machine, folder)) for arm in arms}
         advance = stack.enter_context(show_progress("steps", steps, report))
-        resident = 0
-        for arm in arms:
+        resident, is_releasing = 0, False
+        for number, arm in enumerate(arms):
             team = teams[arm.name]
             readies[arm.name] = team.prepare(arm, config)
             for _ in range(warmup):
                 done = team.step(num_views)
                 advance(1)
             resident += sum(process.resident_bytes for process in done)
-            team.release()
-        is_releasing = resident > _USABLE_MEMORY * available
+            # The others are as large, so far as is known.
+            if is_releasing or resident * len(arms) / (number + 1) > _USABLE_MEMORY * available:
+                for other in arms[: number + 1] if not is_releasing else [arm]:
+                    teams[other.name].release()
+                is_releasing = True
         for number in range(rounds):
             for name in rotated(list(teams), number):
                 if is_releasing:

@@ -9,20 +9,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hvd_r2n2.common.memory import MemoryCounter
 from hvd_r2n2.common.stages import Stage, run_stages
 from hvd_r2n2.common.wide_linear import WideWork
 from hvd_r2n2.split.exchange import embed, gather, narrowed, scatter, zeros_length
-from hvd_r2n2.split.graph import Gradient, SegmentedGraph, accumulate, find_gradients, trained
+from hvd_r2n2.split.graph import Gradient, TwoRuns, accumulate, find_gradients, trained
 from hvd_r2n2.split.program import LOSS, Call, Fragment, Input, Key, Program, Task, TaskTime
 from hvd_r2n2.split.worker import Worker
 
@@ -61,14 +61,6 @@ class _Entries:
 
     tensors: list[Tensor | None]
     lengths: list[list[int]]
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    """What a call gave, and its graph if that is in segments."""
-
-    tensors: list[Tensor]
-    graph: SegmentedGraph | None = None
 
 
 class Executor:
@@ -135,8 +127,8 @@ class _Step:
         self._keep = {key: torch.empty(0) for key in keep}
         self._readers = Counter({key: len(places) for key, places in program.consumers.items()})
         self._gradients: dict[tuple[Key, tuple[int, int, int]], Gradient] = {}
-        self._saved: dict[int, tuple[_Entries, _Outputs | None]] = {}
-        self._unweighed: dict[int, SegmentedGraph] = {}
+        self._saved: dict[int, tuple[_Entries, list[Tensor] | None]] = {}
+        self._weights_later: dict[int, TwoRuns] = {}
         self._held: dict[int, object] = {}
         self._wide_work = [WideWork() for _ in executor.workers]
         self._losses: dict[int, Tensor] = {}
@@ -218,7 +210,7 @@ class _Step:
             self._wide_work[device].is_last = self._program.last_backward[call.piece.name] == task.call
             self._backward(task.call, call)
         else:
-            self._accumulate(self._unweighed.pop(task.call).weights())
+            accumulate(self._weights_later.pop(task.call).of_weights())
         if task in self._program.completing:
             self._on_gradients(self._program.completing[task])
         end = time.perf_counter()
@@ -240,7 +232,7 @@ class _Step:
         if self._options.recompute and self._options.counters:  # autograd has not saved them
             counter = self._options.counters[call.piece.device]
             self._held[number] = [counter.hold(tensor) for tensor in entries.tensors if tensor is not None]
-        for key, output in zip(call.outputs, outputs.tensors, strict=True):
+        for key, output in zip(call.outputs, outputs, strict=True):
             if key.tensor == LOSS:
                 self._losses[number] = output.detach().double() * (call.weight * self._scale)
             if self._readers[key]:
@@ -248,7 +240,7 @@ class _Step:
             if key in self._keep:
                 self._keep[key] = output.detach()
 
-    def _compute(self, call: Call, entries: _Entries) -> _Outputs:
+    def _compute(self, call: Call, entries: _Entries) -> list[Tensor]:
         """Run the piece's stages on its inputs."""
         stages = self._executor.stages[call.piece.name]
         with self._options.autocast(self._workers[call.piece.device].device):
@@ -261,18 +253,14 @@ class _Step:
                     for entry, tensor in zip(call.inputs, entries.tensors, strict=True)
                 ]
                 results = stage.module(*views)
-                return _Outputs([results] if isinstance(results, Tensor) else list(results))
+                return [results] if isinstance(results, Tensor) else list(results)
             named = {
                 entry.tensor.name: tensor
                 for entry, tensor in zip(call.inputs, entries.tensors, strict=True)
                 if tensor is not None
             }
-            names = [key.tensor for key in call.outputs]
-            if call.piece.weights_later and torch.is_grad_enabled():
-                graph = SegmentedGraph(stages, named, names, self._wide_work[call.piece.device])
-                return _Outputs([graph.outputs[name] for name in names], graph)
-            results = run_stages(stages, named, set(names))
-            return _Outputs([results[name] for name in names])
+            results = run_stages(stages, named, {key.tensor for key in call.outputs})
+            return [results[key.tensor] for key in call.outputs]
 
     def _gather(self, call: Call) -> _Entries:
         """Put a call's inputs together; those that other calls gave become leaves that want a gradient."""
@@ -340,35 +328,26 @@ class _Step:
         self._held.pop(number, None)
         if outputs is None:
             outputs = self._compute(call, entries)
-        seeds = {
-            key.tensor: (output, seed)
-            for key, output in zip(call.outputs, outputs.tensors, strict=True)
-            if (seed := self._seed(number, call, key, output)) is not None and output.requires_grad
-        }
-        leaves = {i: t for i, t in enumerate(entries.tensors) if t is not None and t.requires_grad}
-        weights: Iterable[tuple[nn.Parameter, Gradient | None]]
-        if outputs.graph is None:
-            parameters = self._executor.parameters[call.piece.name]
-            roots, own_seeds = [output for output, _ in seeds.values()], [seed for _, seed in seeds.values()]
-            found = find_gradients(roots, own_seeds, [*leaves.values(), *parameters]) if roots else []
-            of_leaves = dict(zip(leaves, found, strict=False))
-            weights = zip(parameters, found[len(leaves) :], strict=False)
+        seeds = [self._seed(number, call, key, output) for key, output in zip(call.outputs, outputs, strict=True)]
+        roots = [(output, seed) for output, seed in zip(outputs, seeds, strict=True) if seed is not None]
+        roots = [(output, seed) for output, seed in roots if output.requires_grad]
+        leaves = [(i, t) for i, t in enumerate(entries.tensors) if t is not None and t.requires_grad]
+        parameters = self._executor.parameters[call.piece.name]
+        ends, own_seeds = [output for output, _ in roots], [seed for _, seed in roots]
+        tensors = [tensor for _, tensor in leaves]
+        if call.piece.weights_later:
+            runs = self._weights_later[number] = TwoRuns(ends, own_seeds)
+            wide = [p for p in parameters if self._wide_work[call.piece.device].puts_off(p)]
+            found = runs.of_inputs(tensors, parameters, together=wide)
         else:
-            by_name, weights = outputs.graph.backward({name: seed for name, (_, seed) in seeds.items()})
-            of_leaves = {i: by_name.get(call.inputs[i].tensor.name) for i in leaves}
-            self._unweighed[number] = outputs.graph
-        for i, gradient in of_leaves.items():
+            found = find_gradients(ends, own_seeds, [*tensors, *parameters])
+        for (i, _), gradient in zip(leaves, found, strict=False):
             if gradient is not None:
                 for f, part in enumerate(scatter(call.inputs[i], gradient.tensor, entries.lengths[i])):
                     key = call.inputs[i].fragments[f].key
                     if key in self._program.producers:
                         self._gradients[key, (number, i, f)] = Gradient(part, gradient.is_own)
-        self._accumulate(weights)
-
-    def _accumulate(self, gradients: Iterable[tuple[nn.Parameter, Gradient | None]]) -> None:
-        for parameter, gradient in gradients:
-            if gradient is not None:
-                accumulate(parameter, gradient)
+        accumulate(zip(parameters, found[len(leaves) :], strict=True))
 
     def _seed(self, number: int, call: Call, key: Key, output: Tensor) -> Tensor | None:
         """Give an output's gradient: all its readers' together, in the order of the calls; None if none has any."""

@@ -1,23 +1,21 @@
 """A call's autograd graph: its gradients all at once, or first those of its inputs and later those of its weights.
 
-What runs before on another device waits for the former only. To have them first costs little: the graph is cut between
-stages, and each stage is gone through once for its inputs and once for its weights, so that nothing but the
-derivatives of activations is computed twice. Source: the schedule ZB-H1 of Qi et al. 2023 (Zero Bubble Pipeline
-Parallelism), whose B and W these are.
+What runs before on another device waits for the former only. Source: the schedule ZB-H1 of Qi et al. 2023 (Zero Bubble
+Pipeline Parallelism), whose B and W these are. Nothing is computed twice: where a weight joins the graph (at a
+convolution, say), the gradient that arrives is kept for later.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node
 
-from hvd_r2n2.common.stages import Stage, run_stages
-from hvd_r2n2.common.wide_linear import WideWork
+from hvd_r2n2.common.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -29,92 +27,66 @@ class Gradient:
     """Whether nothing else has its memory."""
 
 
-@dataclass(frozen=True)
-class _Segment:
-    """One stage, or consecutive fold stages, with a graph of its own."""
+class TwoRuns:
+    """A graph gone through twice: for its inputs, then for its weights.
 
-    leaves: Mapping[str, Tensor]
-    outputs: Mapping[str, Tensor]
-    parameters: Sequence[nn.Parameter]
-    at_once: bool
-    """Whether weights go together with inputs: a fold's would need its whole graph again, and wide layers put theirs
-    off themselves."""
+    Weights that join it in several places, as a recurrent unit's do at each view, and those whose layers put their
+    gradients off themselves go together with the inputs.
+    """
 
+    def __init__(self, roots: Sequence[Tensor], seeds: Sequence[Tensor]) -> None:
+        """Take the outputs that have a gradient, and these gradients."""
+        self._roots, self._seeds = roots, seeds
+        self._later: list[tuple[GradientEdge, Tensor, list[nn.Parameter]]] = []
 
-class SegmentedGraph:
-    """The graph of consecutive stages in segments."""
-
-    def __init__(
-        self, stages: Sequence[Stage], inputs: Mapping[str, Tensor], wanted: Collection[str], work: WideWork
-    ) -> None:
-        """Run the stages forward.
+    def of_inputs(
+        self, leaves: Sequence[Tensor], parameters: Sequence[nn.Parameter], together: Collection[nn.Parameter]
+    ) -> list[Gradient | None]:
+        """Give the gradients of leaves, then those of parameters: None for those that come later.
 
         Args:
-            stages: the call's.
-            inputs: what they read and do not make, by name: leaves that want a gradient or not.
-            wanted: names of what the call gives.
-            work: what wide layers put off, active in this thread.
+            leaves: what the call has read.
+            parameters: its weights.
+            together: those of them that must go together with the inputs.
         """
-        self._segments: list[_Segment] = []
-        self._later: list[tuple[list[Tensor], list[Tensor], Sequence[nn.Parameter]]] = []
-        values = dict(inputs)
-        groups = [list(group) for _, group in groupby(stages, key=lambda s: "fold" if s.views == "fold" else s.name)]
-        for number, group in enumerate(groups):
-            read_later = {read.tensor.name for later in groups[number + 1 :] for s in later for read in s.inputs}
-            made = {tensor.name for stage in group for tensor in stage.outputs}
-            read = {read.tensor.name for stage in group for read in stage.inputs}
-            leaves = {name: value for name, value in values.items() if name in read}
-            outputs = run_stages(group, leaves, made & (read_later | set(wanted)))
-            parameters = trained(group)
-            at_once = len(group) > 1 or group[0].views == "fold" or any(map(work.puts_off, parameters))
-            self._segments.append(_Segment(leaves, outputs, parameters, at_once))
-            values |= {name: t.detach().requires_grad_(t.requires_grad) for name, t in outputs.items()}
-        self.outputs = {name: values[name] for name in wanted}
-        """What the stages give, by name."""
+        joints = _joints(self._roots, leaves, parameters)
+        uses = Counter(id(p) for own in joints.values() for p in own)
+        at_once = {id(p) for p in parameters if uses[id(p)] != 1} | {id(p) for p in together}
+        kept: dict[Node, Tensor] = {}
+        hooks = []
+        for node, own in joints.items():
+            later = [parameter for parameter in own if id(parameter) not in at_once]
+            if later:
+                hooks.append((node, later, node.register_prehook(_keep(kept, node))))
+        now = [parameter for parameter in parameters if id(parameter) in at_once]
+        found = find_gradients(self._roots, self._seeds, [*leaves, *now], keep=bool(hooks))
+        for node, later, hook in hooks:
+            hook.remove()
+            if node in kept:
+                self._later.append((GradientEdge(node, 0), kept[node], later))
+        by_parameter = dict(zip(map(id, now), found[len(leaves) :], strict=True))
+        # Kept gradients are needed again: nobody may add to what has their memory.
+        of_leaves = [gradient and Gradient(gradient.tensor, is_own=False) for gradient in found[: len(leaves)]]
+        return [*of_leaves, *(by_parameter.get(id(parameter)) for parameter in parameters)]
 
-    def backward(self, seeds: Mapping[str, Tensor]) -> tuple[dict[str, Gradient], list[tuple[nn.Parameter, Gradient]]]:
-        """Give the gradients of inputs by name, and of those weights that go together with them.
-
-        Args:
-            seeds: gradients of the outputs that have any.
-        """
-        found = dict(seeds)
-        weights: list[tuple[nn.Parameter, Gradient]] = []
-        while self._segments:
-            segment = self._segments.pop()
-            names = [name for name, tensor in segment.outputs.items() if name in found and tensor.requires_grad]
-            roots, own_seeds = [segment.outputs[name] for name in names], [found.pop(name) for name in names]
-            if not roots:
-                continue
-            leaves = {name: leaf for name, leaf in segment.leaves.items() if leaf.requires_grad}
-            at_once = segment.parameters if segment.at_once else ()
-            gradients = find_gradients(roots, own_seeds, [*leaves.values(), *at_once], keep=not segment.at_once)
-            for name, gradient in zip(leaves, gradients, strict=False):
-                if gradient is not None:
-                    found[name] = found[name] + gradient.tensor if name in found else gradient.tensor
-            pairs = zip(at_once, gradients[len(leaves) :], strict=True)
-            weights += [(parameter, gradient) for parameter, gradient in pairs if gradient is not None]
-            if segment.parameters and not segment.at_once:
-                self._later.append((roots, own_seeds, segment.parameters))
-        # The seeds are needed again: nobody may add to what has their memory.
-        return {name: Gradient(tensor, is_own=False) for name, tensor in found.items()}, weights
-
-    def weights(self) -> Iterable[tuple[nn.Parameter, Gradient]]:
-        """Give the gradients of the other weights, after `backward`."""
+    def of_weights(self) -> Iterator[tuple[nn.Parameter, Gradient | None]]:
+        """Give the gradients of the other weights."""
         while self._later:
-            roots, seeds, parameters = self._later.pop(0)
-            gradients = find_gradients(roots, seeds, parameters)
-            yield from (
-                (p, gradient) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None
-            )
+            edge, seed, parameters = self._later.pop()
+            yield from zip(parameters, find_gradients([edge], [seed], parameters), strict=True)
+        self._roots = self._seeds = ()
 
 
 def find_gradients(
-    roots: Sequence[Tensor], seeds: Sequence[Tensor], wanted: Sequence[Tensor], *, keep: bool = False
+    roots: Sequence[Tensor] | Sequence[GradientEdge],
+    seeds: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    *,
+    keep: bool = False,
 ) -> list[Gradient | None]:
     """Give the gradients of the `wanted` leaves, None where none comes; `keep` the graph for more."""
-    if not wanted:
-        return []
+    if not roots or not wanted:
+        return [None] * len(wanted)
     found = torch.autograd.grad(roots, wanted, seeds, allow_unused=True, retain_graph=keep)
     uses = Counter(_storage(tensor) for tensor in [*found, *seeds] if tensor is not None)
     return [None if tensor is None else Gradient(tensor, uses[_storage(tensor)] == 1) for tensor in found]
@@ -126,14 +98,64 @@ def trained(stages: Iterable[Stage]) -> list[nn.Parameter]:
     return list({id(parameter): parameter for parameter in found}.values())
 
 
-def accumulate(parameter: nn.Parameter, gradient: Gradient) -> None:
-    """Add a gradient to the parameter's own, as autograd would: in the parameter's layout."""
-    if parameter.grad is not None:
-        parameter.grad += gradient.tensor
-    elif gradient.is_own and gradient.tensor.stride() == parameter.stride():
-        parameter.grad = gradient.tensor
-    else:
-        parameter.grad = torch.empty_like(parameter).copy_(gradient.tensor)
+def accumulate(gradients: Iterable[tuple[nn.Parameter, Gradient | None]]) -> None:
+    """Add gradients to the parameters' own, as autograd would: in the parameter's layout."""
+    for parameter, gradient in gradients:
+        if gradient is None:
+            continue
+        if parameter.grad is not None:
+            parameter.grad += gradient.tensor
+        elif gradient.is_own and gradient.tensor.stride() == parameter.stride():
+            parameter.grad = gradient.tensor
+        else:
+            parameter.grad = torch.empty_like(parameter).copy_(gradient.tensor)
+
+
+def _joints(
+    roots: Sequence[Tensor], leaves: Sequence[Tensor], parameters: Sequence[nn.Parameter]
+) -> dict[Node, list[nn.Parameter]]:
+    """Give the nodes at which weights, and what is made of weights alone, join what depends on the leaves.
+
+    Where nothing depends on leaves, the last nodes are the joints.
+    """
+    leaf_ids, by_id = {id(leaf) for leaf in leaves}, {id(parameter): parameter for parameter in parameters}
+    depends: dict[Node, bool] = {}
+    alone: dict[Node, list[nn.Parameter]] = {}
+    joints: dict[Node, list[nn.Parameter]] = {}
+    for node in _backwards_from([root.grad_fn for root in roots if root.grad_fn is not None]):
+        variable = getattr(node, "variable", None)
+        before = [other for other, _ in node.next_functions if other is not None]
+        depends[node] = id(variable) in leaf_ids or any(depends[other] for other in before)
+        own = [p for other in dict.fromkeys(before) if not depends[other] for p in alone[other]]
+        own += [by_id[id(variable)]] if id(variable) in by_id else []
+        if depends[node] and own:
+            joints[node] = own
+        elif not depends[node]:
+            alone[node] = own
+    return joints | {root.grad_fn: alone[root.grad_fn] for root in roots if root.grad_fn in alone}
+
+
+def _backwards_from(nodes: Sequence[Node]) -> Iterator[Node]:
+    """Give all nodes of a graph, each after those that it hands gradients to."""
+    state: dict[Node, bool] = {}  # whether it has been given
+    stack = list(nodes)
+    while stack:
+        node = stack[-1]
+        if node not in state:
+            state[node] = False
+            stack += [other for other, _ in node.next_functions if other is not None and other not in state]
+            continue
+        stack.pop()
+        if not state[node]:
+            state[node] = True
+            yield node
+
+
+def _keep(kept: dict[Node, Tensor], node: Node) -> Callable[[tuple[Tensor, ...]], None]:
+    def keep(gradients: tuple[Tensor, ...]) -> None:
+        kept[node] = gradients[0]
+
+    return keep
 
 
 def _storage(tensor: Tensor) -> int:
