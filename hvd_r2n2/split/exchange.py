@@ -35,7 +35,10 @@ def narrowed(value: Tensor, fragment: Fragment, axes: str) -> Tensor:
 
 
 def gather(entry: Input, fragments: Sequence[Tensor | None]) -> Tensor:
-    """Put the fragments (already narrowed, on one device) side by side; None stands for zeros."""
+    """Put the fragments (already narrowed, on one device) side by side; None stands for zeros.
+
+    The result has its axes in memory as the first fragment has: a layer need not lay it out anew.
+    """
     if len(fragments) == 1:
         assert fragments[0] is not None
         return fragments[0]
@@ -46,7 +49,63 @@ def gather(entry: Input, fragments: Sequence[Tensor | None]) -> Tensor:
         _zeros(like, axis, fragment) if tensor is None else tensor
         for tensor, fragment in zip(fragments, entry.fragments, strict=True)
     ]
-    return torch.cat(whole, dim=axis)
+    order = _order_in_memory(like)
+    return torch.cat([tensor.permute(order) for tensor in whole], dim=order.index(axis)).permute(_inverse(order))
+
+
+class Assembly:
+    """An input that several devices with the same memory want whole: put together once, by all that come for it.
+
+    Only `copy` may be called by several threads at once, with different numbers.
+    """
+
+    def __init__(self, entry: Input, fragments: Sequence[Tensor], num_takers: int) -> None:
+        """Take the fragments, none of which is zeros, and how many calls will take the whole."""
+        assert entry.axis is not None
+        axis = entry.tensor.axes.index(entry.axis)
+        lengths = [fragment.shape[axis] for fragment in fragments]
+        like = fragments[0]
+        shape = [sum(lengths) if number == axis else size for number, size in enumerate(like.shape)]
+        order = _order_in_memory(like)
+        self.whole = like.new_empty([shape[number] for number in order]).permute(_inverse(order))
+        self._pairs = list(zip(torch.split(self.whole, lengths, dim=axis), fragments, strict=True))
+        self._num_claimed = self._num_copied = 0
+        self._num_takers = num_takers
+
+    def claim(self) -> int | None:
+        """Give the number of a fragment that is to be copied; None if all are or are being copied."""
+        if self._num_claimed == len(self._pairs):
+            return None
+        self._num_claimed += 1
+        return self._num_claimed - 1
+
+    def copy(self, number: int) -> None:
+        """Copy a fragment that was claimed."""
+        place, fragment = self._pairs[number]
+        place.copy_(fragment)
+
+    def note_copied(self) -> None:
+        """Note that a fragment was copied."""
+        self._num_copied += 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all fragments are there."""
+        return self._num_copied == len(self._pairs)
+
+    def take(self) -> bool:
+        """Note that a call has taken it; say whether it was the last one."""
+        self._num_takers -= 1
+        return not self._num_takers
+
+
+def _order_in_memory(tensor: Tensor) -> list[int]:
+    """Give the axes from the outermost to the innermost."""
+    return sorted(range(tensor.ndim), key=lambda axis: -tensor.stride()[axis])
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def scatter(entry: Input, gradient: Tensor, lengths: Sequence[int]) -> list[Tensor]:

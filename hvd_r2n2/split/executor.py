@@ -21,7 +21,7 @@ from torch import Tensor
 from hvd_r2n2.common.memory import MemoryCounter
 from hvd_r2n2.common.stages import Stage, run_stages
 from hvd_r2n2.common.wide_linear import WideWork
-from hvd_r2n2.split.exchange import embed, gather, narrowed, scatter, zeros_length
+from hvd_r2n2.split.exchange import Assembly, embed, gather, narrowed, scatter, zeros_length
 from hvd_r2n2.split.graph import Gradient, TwoRuns, accumulate, find_gradients, trained
 from hvd_r2n2.split.program import LOSS, Call, Fragment, Input, Key, Program, Task, TaskTime
 from hvd_r2n2.split.worker import Worker
@@ -125,6 +125,7 @@ class _Step:
         self._options, self._workers = executor.options, executor.workers
         self._values: dict[Key, Tensor] = {}
         self._keep = {key: torch.empty(0) for key in keep}
+        self._assemblies: dict[Input, Assembly] = {}
         self._readers = Counter({key: len(places) for key, places in program.consumers.items()})
         self._gradients: dict[tuple[Key, tuple[int, int, int]], Gradient] = {}
         self._saved: dict[int, tuple[_Entries, list[Tensor] | None]] = {}
@@ -268,7 +269,7 @@ class _Step:
         lengths: list[list[int]] = []
         for entry in call.inputs:
             parts = [self._fragment(call, entry, number) for number in range(len(entry.fragments))]
-            tensor = gather(entry, parts) if parts else None
+            tensor = self._put_together(entry, parts) if parts else None
             axis = entry.tensor.axes.index(entry.axis) if entry.axis else 0
             spans = [
                 zeros_length(fragment) if part is None else part.shape[axis]
@@ -281,6 +282,33 @@ class _Step:
         for key in call.reads():
             self._let_go(key)
         return _Entries(tensors, lengths)
+
+    def _put_together(self, entry: Input, parts: list[Tensor | None]) -> Tensor:
+        """Give a whole input; devices that share their memory make those that they want alike together."""
+        num_takers = self._program.shared_inputs.get(entry)
+        if num_takers is None or any(worker.device.type != "cpu" for worker in self._workers):
+            return gather(entry, parts)
+        with self._changed:
+            if entry not in self._assemblies:
+                self._assemblies[entry] = Assembly(entry, [part for part in parts if part is not None], num_takers)
+            assembly = self._assemblies[entry]
+        while True:
+            with self._changed:
+                number = assembly.claim()
+            if number is None:
+                break
+            assembly.copy(number)
+            with self._changed:
+                assembly.note_copied()
+                self._changed.notify_all()
+        with self._changed:
+            while not assembly.is_whole:
+                if self._error is not None:
+                    raise _CancelledError
+                self._changed.wait()
+            if assembly.take():
+                del self._assemblies[entry]
+        return assembly.whole
 
     def _fragment(self, call: Call, entry: Input, number: int) -> Tensor | None:
         """Give a fragment on the call's device; None where it is zeros."""

@@ -169,6 +169,16 @@ class Program:
         return {key: tuple(places) for key, places in found.items()}
 
     @cached_property
+    def shared_inputs(self) -> dict[Input, int]:
+        """Inputs put together of several values that calls of several devices want alike, and how many calls do."""
+        found: dict[Input, list[int]] = {}
+        for call in self.calls:
+            for entry in call.inputs:
+                if len(entry.fragments) > 1 and all(fragment.key in self.producers for fragment in entry.fragments):
+                    found.setdefault(entry, []).append(call.piece.device)
+        return {entry: len(devices) for entry, devices in found.items() if len(set(devices)) > 1}
+
+    @cached_property
     def last_backward(self) -> dict[str, int]:
         """By piece: number of the call whose backward run is its last."""
         found = [task for order in self.orders for task in order if task.kind == "backward"]
