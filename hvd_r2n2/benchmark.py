@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         accumulation=options.accumulation,
         command=shlex.join(["python", "-m", "hvd_r2n2.benchmark", *words]),
         report=lambda text: print(text, file=sys.stderr, flush=True),
+        predict=getattr(options, "predict", False),
     )
     if options.subcommand == "baseline":
         baseline = measure_baseline(for_random_batches(config), request)
@@ -81,6 +82,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("NAME", "SECTION.KEY=VALUE"),
         help="settings of one of the usual arms, or a further arm, such as: pipeline-8 split.strategy=pipeline "
         "split.micro_batches=8; may be given many times",
+    )
+    split.add_argument(
+        "--predict",
+        action="store_true",
+        help="measure the layers first and say what each arm should take, as `python -m hvd_r2n2.plan` does; splits "
+        "need split.micro_batches or split.micro_batch_sizes, and a pipeline split.cut",
     )
     split.add_argument("--traces", type=Path, metavar="DIR", help="write a step of each split for Perfetto")
     ranks = commands.add_parser(

@@ -17,15 +17,13 @@ from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config, load_config, to_mapping
 from hvd_r2n2.measuring.comparison import for_random_batches
+from hvd_r2n2.measuring.runner import build_network
 from hvd_r2n2.split.drawing import timeline
 from hvd_r2n2.training.machine_costs import Effort
 from hvd_r2n2.training.placement import Placement, place_rank
 from hvd_r2n2.training.plan_report import explain, to_json, to_plan_yaml, to_table
 from hvd_r2n2.training.planning import Findings, check_possible, find_plans, make_job
-from hvd_r2n2.training.precision import weights_dtype
-from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.step import share_of_batch
-from hvd_r2n2.training.tasks import create_task
 
 _DESCRIPTION = """\
 Measure what every layer takes on this machine, forward and backward, whole and in parts, and predict step time, memory
@@ -91,9 +89,7 @@ def _count(text: str) -> int:
 def _find(given: Config, placement: Placement, options: argparse.Namespace) -> Findings:
     """Measure."""
     config = for_random_batches(given)
-    model = build_model(config.model, config.train.seed)
-    model = model.to(placement.devices[0], weights_dtype(config.train.dtype)).train()
-    job = make_job(config, model, create_task(config).loss_stage(), len(placement.devices), options.ranks)
+    job = make_job(config, *build_network(config, placement), len(placement.devices), options.ranks)
     check_possible(config.split, job)
     return find_plans(
         config,

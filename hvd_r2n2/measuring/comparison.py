@@ -10,6 +10,7 @@ from typing import Any
 from hvd_r2n2.config import Config, SplitConfig
 from hvd_r2n2.measuring.arms import ONE_DEVICE, ArmSpec, possible_accumulations, rank_arms, split_arms
 from hvd_r2n2.measuring.machine import Machine
+from hvd_r2n2.measuring.prediction import predict_arms
 from hvd_r2n2.measuring.report import heading, origin
 from hvd_r2n2.measuring.result import ArmResult, bound_of, entries, is_disturbed
 from hvd_r2n2.measuring.rounds import choose_accumulation, measure, with_trials
@@ -33,6 +34,8 @@ class Request:
     """What to record as the command."""
     report: Callable[[str], None]
     """Takes lines for people."""
+    predict: bool = False
+    """Whether to let the planner say before what splits and one device will take."""
 
     def __post_init__(self) -> None:
         for name, value, least in (("--steps", self.rounds, 1), ("--warmup", self.warmup, 1)):
@@ -119,6 +122,7 @@ def _compare(name: str, config: Config, machine: Machine, arms: Sequence[ArmSpec
     for arm in arms:
         machine.settings(arm, config)
     arms, trials = _settle(arms, config, machine, num_views, request)
+    predicted_s = predict_arms(arms, config, machine, num_views, request.report) if request.predict else {}
     found = measure(
         arms,
         config,
@@ -128,7 +132,7 @@ def _compare(name: str, config: Config, machine: Machine, arms: Sequence[ArmSpec
         warmup=request.warmup,
         report=request.report,
     )
-    found = with_trials(found, trials)
+    found = with_trials(found, trials, predicted_s)
     disturbed = is_disturbed(found.results) if machine.threads == 1 and not machine.gpus else []
     if disturbed:
         request.report(f"warning: other programs used the processors ({', '.join(disturbed)}): measure again without")

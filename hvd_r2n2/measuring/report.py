@@ -63,7 +63,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def print_table(title: str, arms: Sequence[Mapping[str, Any]], left_out: Mapping[str, str], *, ranks: bool) -> None:
     """Print a row an arm; `ranks` shows what was waited for gradients, otherwise how busy devices were."""
     table = Table(title=title, title_justify="left")
-    last = ("samples", "exposed", "waited") if ranks else ("busy",)
+    is_predicted = any("predicted_s" in arm for arm in arms)
+    last = ("samples", "exposed", "waited") if ranks else ("busy", "predicted") if is_predicted else ("busy",)
     table.add_column("arm")
     for name in ("devices", "step", "quartiles", "images/s", "speed-up", "of bound", "memory/device", *last):
         table.add_column(name, justify="right")
@@ -84,6 +85,9 @@ def print_table(title: str, arms: Sequence[Mapping[str, Any]], left_out: Mapping
             cells += [f"{arm[key]:.3f} s" if key in arm else "" for key in ("exposed_communication_s", "waiting_s")]
         else:
             cells.append(" ".join(f"{share:.0%}" for share in arm.get("busy_by_device", ())))
+            if is_predicted:
+                known = "predicted_s" in arm
+                cells.append(f"{arm['predicted_s']:.3f} s {arm['prediction_error']:+.0%}" if known else "")
         table.add_row(*cells)
     console = Console(highlight=False)
     # A narrow terminal, or none, must not cut figures.

@@ -36,6 +36,8 @@ class ArmResult:
     """By round and process."""
     trials: Mapping[int, float] = field(default_factory=dict)
     """By number of micro-batches that was tried before: the median step in seconds."""
+    predicted_s: float | None = None
+    """What the planner said of a step before."""
 
     @property
     def times_s(self) -> list[float]:
@@ -126,6 +128,9 @@ def _entry(result: ArmResult, one: ArmResult | None, bound: ArmResult | None, nu
         "memory_by_device": [asdict(device) | {"peak": device.peak_bytes} for device in memory],
         "trials_s": {str(count): seconds for count, seconds in result.trials.items()},
     }
+    if result.predicted_s is not None:
+        error = result.predicted_s / times.median - 1
+        entry |= {"predicted_s": result.predicted_s, "prediction_error": error}
     if result.tasks:
         entry |= {"busy_by_device": list(result.busy), "bytes_moved": result.typical_step[0].bytes_moved}
     if result.arm.kind in ("ddp", "horovod"):

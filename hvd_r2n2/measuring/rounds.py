@@ -119,9 +119,14 @@ def rotated(names: Sequence[str], number: int) -> list[str]:
     return [*names[start:], *names[:start]]
 
 
-def with_trials(measurement: Measurement, trials: Mapping[str, Mapping[int, float]]) -> Measurement:
-    """Return the measurement with what was tried before it, by arm."""
-    results = tuple(replace(result, trials=trials.get(result.arm.name, {})) for result in measurement.results)
+def with_trials(
+    measurement: Measurement, trials: Mapping[str, Mapping[int, float]], predicted_s: Mapping[str, float]
+) -> Measurement:
+    """Return the measurement with what was tried and predicted before it, by arm."""
+    results = tuple(
+        replace(result, trials=trials.get(result.arm.name, {}), predicted_s=predicted_s.get(result.arm.name))
+        for result in measurement.results
+    )
     return replace(measurement, results=results)
 
 

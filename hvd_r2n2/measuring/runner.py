@@ -43,7 +43,7 @@ class EngineRunner:
         self.config = config
         self.placement = place_rank(config, communicator, lambda text: None)
         self.num_samples = share_of_batch(config, communicator.size)
-        self.model, loss_stage = _network(config, self.placement)
+        self.model, loss_stage = build_network(config, self.placement)
         self.notes: list[str] = []
         self._engine = build_engine(
             config, self.model, loss_stage, communicator, self.placement, report=self.notes.append
@@ -83,7 +83,7 @@ class DistributedRunner:
         torch.distributed.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", init_method=f"file://{store}", rank=rank, world_size=size
         )
-        self.model, loss_stage = _network(config, self.placement)
+        self.model, loss_stage = build_network(config, self.placement)
         self._module = _Loss(config, self.model, loss_stage)
         self._parallel = DistributedDataParallel(self._module)
         self._optimizer = build_optimizer(config.optimizer, self.model.parameters())
@@ -155,7 +155,7 @@ class _Loss(torch.nn.Module):
         return samples_axis(self._stages, self._loss_stage, name)
 
 
-def _network(config: Config, placement: Placement) -> tuple[Network, Stage]:
+def build_network(config: Config, placement: Placement) -> tuple[Network, Stage]:
     """Return the network on the first device, and its loss."""
     model = build_model(config.model, config.train.seed).to(placement.devices[0], weights_dtype(config.train.dtype))
     model.train()

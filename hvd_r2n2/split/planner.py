@@ -159,6 +159,11 @@ def predict(job: Job, costs: Costs, plan: Plan) -> Prediction:
     return _Planner(job, costs).predict(plan)
 
 
+def predict_whole(job: Job, costs: Costs, num_devices: int, micro_batches: tuple[int, ...]) -> Prediction:
+    """Give what one device alone comes to, or several with samples of their own each, in these micro-batches."""
+    return _Planner(job, costs).whole(num_devices, micro_batches)
+
+
 def balanced_cuts(job: Job, costs: Costs) -> list[tuple[str, ...]]:
     """Give the pipeline's cuts that share the work most evenly, the best first.
 
@@ -296,8 +301,13 @@ class _Planner:
             return
         share = -(-job.num_samples // num_devices)
         for sizes in (spread(share, count) for count in _COUNTS if count <= share):
-            programs = [data_parallel_program(job.stages, num_devices, sizes, views) for views in job.view_counts]
-            yield self._predict(programs[0].strategy, None, sizes, programs)
+            yield self.whole(num_devices, sizes)
+
+    def whole(self, num_devices: int, sizes: tuple[int, ...]) -> Prediction:
+        """Give what that comes to in these micro-batches."""
+        stages, counts = self._job.stages, self._job.view_counts
+        programs = [data_parallel_program(stages, num_devices, sizes, views) for views in counts]
+        return self._predict(programs[0].strategy, None, sizes, programs)
 
     def _predict(self, name: str, plan: Plan | None, sizes: tuple[int, ...], programs: Sequence[Program]) -> Prediction:
         machine = self._costs.machine

@@ -59,7 +59,7 @@ def check_origin(content: dict[str, Any]) -> None:
 
 
 def test_split_measures_every_arm(temporary: Path, tmp_path: Path, python: Launcher) -> None:
-    results = ("--json", tmp_path / "split.json", "--traces", tmp_path / "traces")
+    results = ("--json", tmp_path / "split.json", "--traces", tmp_path / "traces", "--predict")
     chosen = ("--arms", "one-device,bound,pipeline,kernel,ddp", "--arm", "spatial", "split.micro_batches=2")
     done = python(*BENCHMARK, "split", *SHORT, *chosen, *results, environment={"TMPDIR": str(temporary)})
     assert done.returncode == 0, done.stdout + done.stderr
@@ -78,6 +78,10 @@ def test_split_measures_every_arm(temporary: Path, tmp_path: Path, python: Launc
     assert arms["one-device"]["speedup"] == arms["bound"]["of_bound"] == 1.0
     assert arms["one-device"]["trials_s"].keys() == {"4", "2", "1"}
     assert "split.micro_batches=2" in arms["spatial"]["settings"]
+    # Those whose micro-batches are given; pipeline and kernel choose theirs themselves.
+    assert {name for name, arm in arms.items() if "predicted_s" in arm} == {"one-device", "ddp", "spatial"}
+    for arm in (arms["one-device"], arms["ddp"], arms["spatial"]):
+        assert arm["prediction_error"] == pytest.approx(arm["predicted_s"] / arm["median_s"] - 1)
     for name in ("pipeline", "kernel", "spatial"):
         events = json.loads((tmp_path / "traces" / f"{name}.json").read_text())["traceEvents"]
         assert {event["tid"] for event in events if event["ph"] == "X"} == {0, 1}

@@ -1,0 +1,60 @@
+"""What the planner predicts for the arms of a benchmark, to stand beside what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hvd_r2n2.comm import Alone
+from hvd_r2n2.common.memory import keep_freed_memory, release_freed_memory
+from hvd_r2n2.config import Config
+from hvd_r2n2.measuring.arms import ArmSpec
+from hvd_r2n2.measuring.machine import Machine
+from hvd_r2n2.measuring.runner import build_network
+from hvd_r2n2.split.costs import Costs
+from hvd_r2n2.split.planner import Job, predict, predict_whole
+from hvd_r2n2.split.program import spread
+from hvd_r2n2.training.machine_costs import Effort, measure_costs
+from hvd_r2n2.training.placement import place_rank
+from hvd_r2n2.training.planning import given_plan, make_job
+
+_EFFORT = Effort(num_runs=5, seconds_a_run=10.0)
+
+
+def predict_arms(
+    arms: Sequence[ArmSpec], config: Config, machine: Machine, num_views: int, report: Callable[[str], None]
+) -> dict[str, float]:
+    """Measure the layers and return the predicted step of every arm whose micro-batches and cut are given, in seconds.
+
+    Arms of Horovod ranks and independent copies are left out: nothing is planned for them.
+    """
+    views = () if config.model.classifies else (f"train.min_views={num_views}", f"train.max_views={num_views}")
+    given = machine.settings(ArmSpec("--predict", overrides=("split.strategy=auto", *views)), config)
+    placement = place_rank(given, Alone(), report)
+    keep_freed_memory()
+    job = make_job(given, *build_network(given, placement), len(placement.devices), num_ranks=1)
+    costs = measure_costs(
+        given,
+        job,
+        placement.devices,
+        placement.threads_per_device,
+        strategies=sorted({arm.config(config).split.strategy for arm in arms} - {"none", "auto"}),
+        cut=None,
+        schedule=None,
+        ranks_of_host=1,
+        effort=_EFFORT,
+        report=report,
+    )
+    release_freed_memory()
+    found = {arm.name: _predicted_s(arm, config, job, costs) for arm in arms}
+    return {name: seconds for name, seconds in found.items() if seconds is not None}
+
+
+def _predicted_s(arm: ArmSpec, config: Config, job: Job, costs: Costs) -> float | None:
+    own = arm.config(config)
+    plan = given_plan(own.split)
+    if plan is not None:
+        return predict(job, costs, plan).step_s
+    if own.split.strategy == "none" and arm.kind in ("engine", "ddp"):
+        sizes = spread(job.num_samples // arm.processes, own.train.accumulation)
+        return predict_whole(job, costs, arm.processes, sizes).step_s
+    return None
