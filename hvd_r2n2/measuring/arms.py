@@ -55,7 +55,7 @@ class ArmSpec:
 _SPLIT_ARMS = (
     ArmSpec(ONE_DEVICE),
     ArmSpec(BOUND, kind="copies", processes=2),
-    ArmSpec("naive", overrides=("split.strategy=pipeline", "split.micro_batches=1")),
+    ArmSpec("naive", overrides=("split.strategy=pipeline", "split.micro_batches=1", "split.schedule=fill-drain")),
     ArmSpec("pipeline", overrides=("split.strategy=pipeline",)),
     ArmSpec("kernel", overrides=("split.strategy=kernel",)),
     ArmSpec("spatial", overrides=("split.strategy=spatial",)),
