@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+# Pillow knows more, among them some that start programs (EPS: Ghostscript).
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded; the header tells the size before memory is taken."""
+_MAX_FILE_BYTES = 1 << 29
 
 
 def read_picture_file(path: Path, hint: str = "make it smaller") -> Image.Image:
@@ -25,10 +28,12 @@ def read_picture_file(path: Path, hint: str = "make it smaller") -> Image.Image:
         raise FileNotFoundError(f"picture {path} does not exist")
     if not path.is_file():
         raise ValueError(f"picture {path} is not a file: name pictures one by one, e.g. {path}/*.png")
+    if path.stat().st_size > _MAX_FILE_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, the limit is {_MAX_FILE_BYTES:,}: {hint}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
-            image = Image.open(path)
+            image = Image.open(path, formats=_FORMATS)
         with image:
             num_pixels = image.width * image.height
             decoded = _to_rgba(image) if num_pixels <= MAX_PIXELS else None
