@@ -103,6 +103,21 @@ def test_picture_with_far_too_much_data_is_read_up_to_its_size(tmp_path: Path) -
     assert not picture.any()
 
 
+def test_tiff_whose_offset_is_a_float_is_damaged(tmp_path: Path) -> None:
+    """Found by scripts/fuzz.py: Pillow raises a TypeError."""
+    path = tmp_path / "picture.tif"
+    Image.fromarray(np.zeros((8, 8, 4), dtype=np.uint8)).save(path, format="TIFF")
+    content = bytearray(path.read_bytes())
+    (first,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, first)
+    entries = [first + 2 + 12 * number for number in range(count)]
+    (offsets,) = (entry for entry in entries if struct.unpack_from("<H", content, entry) == (273,))
+    struct.pack_into("<HIf", content, offsets + 2, 11, 1, 8.0)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged or cut short"):
+        read_picture_file(path)
+
+
 def test_picture_format_that_starts_programs_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(path, format="EPS")
