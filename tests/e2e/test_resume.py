@@ -176,7 +176,7 @@ def test_second_process_may_not_train_in_the_same_folder(tiny_data: Path, tmp_pa
     run.mkdir()
     with (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write("process 7 on node3\n")
+        lock.write("process 7 on node3\n" + Path("/proc/sys/kernel/random/boot_id").read_text())  # of this machine
         lock.flush()
         done = python(*TRAIN, *arguments(tiny_data), "--out", run)
     assert done.returncode == 1
