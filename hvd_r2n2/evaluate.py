@@ -9,7 +9,7 @@ from pathlib import Path
 from hvd_r2n2.comm import connect, run_door
 from hvd_r2n2.common.files import replacing
 from hvd_r2n2.config import Config, SplitConfig, with_overrides
-from hvd_r2n2.training.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
+from hvd_r2n2.training.checkpoint import Checkpoint, open_checkpoint
 from hvd_r2n2.training.data import data_root
 from hvd_r2n2.training.evaluation_run import is_of_run, load_network, run_directory
 from hvd_r2n2.training.placement import place_rank
@@ -36,6 +36,7 @@ _SETTABLE = (
     "train.device",
     "train.dtype",
     "train.cpu_threads",
+    "train.stall_timeout_s",
 )
 """What of the run's settings evaluation goes by; the data's folder comes with --data, as others do not go with it."""
 
@@ -47,12 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ValueError, OSError: something asked for is not there or cannot be done.
     """
     options = _parser().parse_args(arguments)
-    checkpoint = read_checkpoint(find_checkpoint(options.checkpoint))
+    warnings: list[str] = []
+    checkpoint = open_checkpoint(options.checkpoint, warnings.append)
     config = _configure(checkpoint.config, options)
     chosen = _choose(config, options)
     json_path, csv_path = _output_paths(checkpoint, config, options)
     comm = connect()
+    comm.watch(config.train.stall_timeout_s)
     report = _say if comm.is_root else _say_nothing
+    for warning in warnings:
+        report(f"warning: {warning}")
     device = place_rank(replace(config, split=SplitConfig()), comm, report).devices[0]  # evaluation is not split
     report(f"{checkpoint.path}, on the data in {data_root(config.data).resolve()}")
     task = create_task(config)

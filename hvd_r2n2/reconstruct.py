@@ -1,6 +1,7 @@
 """The command `python -m hvd_r2n2.reconstruct`: pictures of one object into voxels, a mesh and a preview."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from hvd_r2n2.comm import Alone, choose_devices, gather_places, run_door
 from hvd_r2n2.models import Network, create_model, load_original_weights
 from hvd_r2n2.models.original_weights import ORIGINAL_NETWORK
-from hvd_r2n2.training.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
+from hvd_r2n2.training.checkpoint import Checkpoint, open_checkpoint
 from hvd_r2n2.training.evaluation import RELEASED_THRESHOLD
 from hvd_r2n2.training.evaluation_run import load_network, run_directory
 from hvd_r2n2.training.reconstruction import (
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     photographs = read_photographs(paths)
     places = gather_places(Alone())
     (device,) = choose_devices(options.device, places[0], places)
-    checkpoint = None if checkpoint_path is None else read_checkpoint(find_checkpoint(checkpoint_path))
+    checkpoint = None if checkpoint_path is None else open_checkpoint(checkpoint_path, _warn)
     model = _network(checkpoint, options.original_weights, device)
     if options.threshold is not None:
         threshold, source = options.threshold, "given"
@@ -80,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
         help="weights.npy of the 3D-R2N2 authors, instead of a checkpoint: then only pictures are named",
     )
     return parser
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _network(checkpoint: Checkpoint | None, original_weights: Path | None, device: torch.device) -> Network:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -63,6 +64,13 @@ class Communicator(ABC):
         """Return when every rank has come here."""
 
     @abstractmethod
+    def watch(self, timeout_s: float, run_folder: Path | None = None) -> None:
+        """End the job, from now on, when this rank has waited `timeout_s` for the others.
+
+        With a run directory that all ranks share, the rank that is missing is named.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Leave the job in good order; nothing may be called afterwards."""
 
@@ -101,6 +109,10 @@ class Alone(Communicator):
 
     @override
     def barrier(self) -> None:
+        return None
+
+    @override
+    def watch(self, timeout_s: float, run_folder: Path | None = None) -> None:
         return None
 
     @override

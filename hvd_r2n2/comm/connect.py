@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -20,6 +21,9 @@ _SECONDS_FOR_RANK_0 = 1.0
 _SECONDS_FOR_THE_OTHER = 3.0
 """A rank that was left alone waits so long before it says so: the launcher ends it meanwhile, and the message of the
 rank that failed stays the last."""
+
+_SECONDS_FOR_MPI = 10.0
+"""Where MPI itself hangs, this process ends without it."""
 
 
 def connect() -> Communicator:
@@ -69,6 +73,9 @@ def abort(message: str, exit_code: int = 1) -> None:
         from mpi4py import MPI
 
         if MPI.Is_initialized() and not MPI.Is_finalized():
+            last_resort = threading.Timer(_SECONDS_FOR_MPI, os._exit, (exit_code,))
+            last_resort.daemon = True
+            last_resort.start()
             MPI.COMM_WORLD.Abort(exit_code)
     os._exit(exit_code)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import horovod.torch as hvd
@@ -11,14 +12,18 @@ import torch
 from typing_extensions import override
 
 from hvd_r2n2.comm.communicator import Communicator, JobError
+from hvd_r2n2.comm.connect import abort
 from hvd_r2n2.comm.launch import Launch
+from hvd_r2n2.comm.watch import StallWatch
 
 T = TypeVar("T")
 
-# Used where the user's environment says nothing. A rank that never arrives must end the job, not hang it. On CPUs,
-# copying gradients into Horovod's fusion buffer costs more than it saves (139 MB over 2 ranks: 0.14 s, without 0.07 s).
-_SETTINGS = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "60", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "300"}
+# Used where the user's environment says nothing: Horovod warns, and `StallWatch` ends the job. On CPUs, copying
+# gradients into Horovod's fusion buffer costs more than it saves (139 MB over 2 ranks: 0.14 s, without 0.07 s).
+_SETTINGS = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "60"}
 _CPU_SETTINGS = {"HOROVOD_FUSION_THRESHOLD": "0"}
+_STALL_TIMEOUT_S = 300.0
+"""Until `watch` says otherwise."""
 
 
 class HorovodRanks(Communicator):
@@ -42,23 +47,32 @@ class HorovodRanks(Communicator):
             )
         controller = "MPI" if hvd.mpi_enabled() else "Gloo"
         self.description = f"Horovod {importlib.metadata.version('horovod')} over {controller}"
+        self._watch = StallWatch(self.rank, self.size, _STALL_TIMEOUT_S, abort)
+
+    @override
+    def watch(self, timeout_s: float, run_folder: Path | None = None) -> None:
+        self._watch.set(timeout_s, run_folder)
 
     @override
     def all_gather_object(self, value: T) -> list[T]:
         # The name is given since Horovod's default is the value's type, and ranks whose types differ would hang.
-        return cast(list[T], hvd.allgather_object(value, name="all_gather_object"))
+        with self._watch.waiting("gathering from all ranks"):
+            return cast(list[T], hvd.allgather_object(value, name="all_gather_object"))
 
     @override
     def broadcast_object(self, value: T, root: int = 0) -> T:
-        return cast(T, hvd.broadcast_object(value, root_rank=root, name="broadcast_object"))
+        with self._watch.waiting("a broadcast"):
+            return cast(T, hvd.broadcast_object(value, root_rank=root, name="broadcast_object"))
 
     @override
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, hvd.allreduce(tensor, op=hvd.Sum, name="all_reduce_sum"))
+        with self._watch.waiting("a sum over all ranks"):
+            return cast(torch.Tensor, hvd.allreduce(tensor, op=hvd.Sum, name="all_reduce_sum"))
 
     @override
     def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> None:
-        hvd.broadcast_(tensor, root_rank=root, name="broadcast")
+        with self._watch.waiting("a broadcast"):
+            hvd.broadcast_(tensor, root_rank=root, name="broadcast")
 
     @override
     def average_async(self, tensor: torch.Tensor, name: str) -> Any:
@@ -66,13 +80,16 @@ class HorovodRanks(Communicator):
 
     @override
     def wait(self, handle: Any) -> None:
-        hvd.synchronize(handle)
+        with self._watch.waiting("a mean over all ranks"):
+            hvd.synchronize(handle)
 
     @override
     def barrier(self) -> None:
-        hvd.barrier()
+        with self._watch.waiting("a barrier"):
+            hvd.barrier()
 
     @override
     def close(self) -> None:
-        hvd.barrier()  # a rank that leaves early makes Horovod fail on the others
+        self.barrier()  # a rank that leaves early makes Horovod fail on the others
+        self._watch.close()
         hvd.shutdown()

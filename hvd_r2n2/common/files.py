@@ -1,11 +1,16 @@
-"""Writing a file so that its name never stands for half of it."""
+"""Writing a file so that its name never stands for half of it, and reading one that may come from strangers."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+MAX_JSON_BYTES = 1 << 24
+"""More than any file of settings, results or sums has."""
 
 
 @contextmanager
@@ -26,3 +31,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of at most 16 MiB.
+
+    Raises:
+        ValueError: it is larger, or not JSON.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise ValueError(f"larger than {MAX_JSON_BYTES:,} bytes")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

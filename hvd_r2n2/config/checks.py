@@ -36,7 +36,7 @@ _SEED = _between(0, 2**63 - 1)
 
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.width": ((lambda value: 0 < value <= 8), "more than 0, at most 8"),
-    "model.num_classes": _at_least(2),
+    "model.num_classes": _between(2, 10**6),
     "data.validation_fraction": ((lambda value: 0 < value < 1), "more than 0, less than 1"),
     "data.models_per_category": _at_least(5),
     "data.shapes_seed": _SEED,
@@ -52,6 +52,9 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.clip_norm": _more_than(0),
     "train.cpu_threads": _POSITIVE,
     "train.check_every_steps": _POSITIVE,
+    "train.stall_timeout_s": _at_least(1),
+    "train.spike_factor": _more_than(1),
+    "train.spike_steps": _POSITIVE,
     "optimizer.learning_rate": _more_than(0),
     "optimizer.base_batch_size": _POSITIVE,
     "optimizer.warmup_steps": _at_least(0),
@@ -174,6 +177,8 @@ def _ignored(config: Config) -> list[str]:
         ("data.shapes_seed", data.shapes_seed, data.root is None, "data.root=null (built-in shapes)"),
         ("data.validation_fraction", data.validation_fraction, data.split == "r2n2", "data.split=r2n2"),
         ("train.cpu_threads", train.cpu_threads, train.device != "cuda", "a CPU device"),
+        ("train.spike_steps", train.spike_steps, train.spike_factor is not None, "train.spike_factor"),
+        ("train.spike_action", train.spike_action, train.spike_factor is not None, "train.spike_factor"),
         ("model.num_classes", config.model.num_classes, config.model.classifies, "model.name=alexnet"),
         *_split_rules(config.split),
     ]

@@ -6,7 +6,8 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -66,31 +67,52 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
+_MAX_FILE_BYTES = 1 << 20
+_MAX_ALIASES = 16
 _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Plain data only, and no key twice (YAML's own rule, which PyYAML does not keep)."""
+    """Plain data only, no key twice (YAML's own rule, which PyYAML does not keep), and few aliases.
+
+    Aliases of aliases, and merges of merges, grow exponentially: a file of some lines could fill the memory.
+    """
+
+    num_aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node, refusing one alias too many."""
+        if self.check_event(yaml.AliasEvent):
+            self.num_aliases += 1
+            if self.num_aliases > _MAX_ALIASES:
+                raise yaml.composer.ComposerError(None, None, f"more than {_MAX_ALIASES} aliases")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping, refusing a key that is there already."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
-        twice = [key for number, key in enumerate(keys) if key in keys[:number]]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {twice[0]!r}", node.start_mark)
+        counts = Counter(key for key in keys if isinstance(key, Hashable))
+        twice = next((key for key, count in counts.items() if count > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {twice!r}", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        with path.open("rb") as file:
+            text = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         reason = f"{error.strerror} (settings are a YAML file, such as configs/demo.yaml)"
         raise OSError(error.errno, reason, str(path)) from None
+    if len(text) > _MAX_FILE_BYTES:
+        raise ValueError(f"{path}: larger than {_MAX_FILE_BYTES:,} bytes, which no file of settings is")
+    try:
+        content = yaml.load(text.decode("utf-8"), Loader=_StrictLoader)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file ({error})") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from None
+    except Exception as error:  # of the values with tags, such as !!int, PyYAML's constructors raise many kinds
+        raise ValueError(f"{path}: not valid YAML: {error or type(error).__name__}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -168,7 +190,10 @@ def _convert(value: Any, hint: Any) -> Any:
     if origin is tuple:
         return _convert_list(value, arguments)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"a whole number of {len(str(value))} digits is too large") from None
     if hint is float and isinstance(value, str):
         return _number_in_text(value)
     if (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):

@@ -68,6 +68,9 @@ class DataConfig:
     """Threads a rank that read batches ahead."""
     prefetch_batches: int = 4
     """Batches a rank that are kept ready."""
+    damaged_samples: Literal["stop", "replace"] = "stop"
+    """What training does about a sample that has been damaged since the start: `stop`, or `replace` it by the next
+    whole one of the training part, with a warning and a count. Evaluation always stops."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,14 @@ class TrainConfig:
     """Keep few activations for the backward pass and compute the others again there: less memory, more time."""
     check_every_steps: int = 100
     """Steps between two comparisons of the parameters' hash over all ranks."""
+    stall_timeout_s: float = 300.0
+    """Seconds that a rank waits for the others, one that is stopped or lost among them, before it ends the job."""
+    spike_factor: float | None = None
+    """A loss above this many times the median of the last 100 is a spike; null: nothing is."""
+    spike_steps: int | None = None
+    """Spikes in a row from which on spike_action is taken (null: 1)."""
+    spike_action: Literal["stop", "skip"] | None = None
+    """`stop` ends training, `skip` leaves the weights as they are in that step (null: stop)."""
 
 
 @dataclass(frozen=True)

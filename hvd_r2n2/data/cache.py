@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from hvd_r2n2.data.camera import IMAGE_SIZE
 from hvd_r2n2.data.check import Problem
-from hvd_r2n2.data.decode import CHANNELS, DecodedModel, packed_bytes
+from hvd_r2n2.data.decode import CHANNELS, DecodedModel, model_digest, packed_bytes
+from hvd_r2n2.data.samples import DamagedSampleError
 
 _MAGIC = b"hvd_r2n2 cache 1"
 _PREAMBLE = struct.Struct("<16sQQQ32s")
@@ -60,13 +61,17 @@ class CategoryCache:
             OSError: it cannot be read.
         """
         index_offset, index = _read_index(path)
-        (json_length,) = _JSON_LENGTH.unpack_from(index)
-        tables = _JSON_LENGTH.size + json_length
-        described = json.loads(index[_JSON_LENGTH.size : tables])
-        if described["key"] != asdict(key):
-            raise ValueError(f"{path}: a cache of {described['key']}, not of {asdict(key)}")
-        self.model_ids: tuple[str, ...] = tuple(described["models"])
-        self.problems = tuple(Problem(**problem) for problem in described["problems"])
+        try:
+            (json_length,) = _JSON_LENGTH.unpack_from(index)
+            tables = _JSON_LENGTH.size + json_length
+            described = json.loads(index[_JSON_LENGTH.size : tables])
+            found = described["key"]
+            self.model_ids: tuple[str, ...] = tuple(map(str, described["models"]))
+            self.problems = tuple(Problem(**problem) for problem in described["problems"])
+        except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+            raise ValueError(f"{path}: the cache's index is malformed ({error!r})") from None
+        if found != asdict(key):
+            raise ValueError(f"{path}: a cache of {found}, not of {asdict(key)}")
         num_models = len(self.model_ids)
         num_boxes = num_models * key.num_views * 4
         boxes = np.frombuffer(index, dtype=np.uint8, offset=tables, count=num_boxes)
@@ -74,21 +79,30 @@ class CategoryCache:
         self.digests_ND = digests.reshape(num_models, _DIGEST_BYTES)
         self._boxes_NV4 = boxes.reshape(num_models, key.num_views, 4)
         self._resolution = key.voxel_resolution
-        self._grid_offsets_N, self._crop_offsets_NV = self._offsets(index_offset)
+        self._grid_offsets_N, self._crop_offsets_NV, end = self._offsets()
+        if end != index_offset or (self._boxes_NV4[..., :2].astype(int) + self._boxes_NV4[..., 2:] > IMAGE_SIZE).any():
+            raise ValueError(f"{path}: the cache's tables do not fit its payloads")
         self._bytes: npt.NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
+        self._path, self._synset = path, key.synset
+        self._is_checked_N = np.zeros(num_models, dtype=np.bool_)
 
-    def _offsets(self, index_offset: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _offsets(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+        """Return where each model's grid and each view's rectangle begin, and where all end."""
         crop_bytes_NV = np.prod(self._boxes_NV4[:, :, 2:], axis=2, dtype=np.int64) * CHANNELS
         # Models with problems have no payload; their digest is zero.
         whole_N = self.digests_ND.any(axis=1)
         model_bytes_N = np.where(whole_N, packed_bytes(self._resolution) + crop_bytes_NV.sum(axis=1), 0)
         grid_offsets_N = _PREAMBLE.size + np.cumsum(model_bytes_N) - model_bytes_N
         crop_ends_NV = grid_offsets_N[:, None] + packed_bytes(self._resolution) + np.cumsum(crop_bytes_NV, axis=1)
-        assert _PREAMBLE.size + int(model_bytes_N.sum()) == index_offset
-        return grid_offsets_N, crop_ends_NV - crop_bytes_NV
+        return grid_offsets_N, crop_ends_NV - crop_bytes_NV, _PREAMBLE.size + int(model_bytes_N.sum())
 
     def read_images(self, model: int, views: Sequence[int], out_VHWC: npt.NDArray[np.uint8]) -> None:
-        """Write the views of the model at this position into a zeroed array, V×137×137×4 uint8 RGBA."""
+        """Write the views of the model at this position into a zeroed array, V×137×137×4 uint8 RGBA.
+
+        Raises:
+            DamagedSampleError: the model's bytes are not those that its digest is of.
+        """
+        self._check(model)
         for position, view in enumerate(views):
             top, left, height, width = self._boxes_NV4[model, view].tolist()
             start = int(self._crop_offsets_NV[model, view])
@@ -96,10 +110,26 @@ class CategoryCache:
             out_VHWC[position, top : top + height, left : left + width] = crop
 
     def read_occupancy(self, model: int) -> npt.NDArray[np.uint8]:
-        """Return the grid of the model at this position: D×D×D uint8 (0 or 1), indexed x, y, z."""
+        """Return the grid of the model at this position: D×D×D uint8 (0 or 1), indexed x, y, z.
+
+        It is compared with its digest when the model's pictures are read: what needs grids alone, the mean of all
+        training shapes, say, would read fifty times as much otherwise.
+        """
         start = int(self._grid_offsets_N[model])
         packed = self._bytes[start : start + packed_bytes(self._resolution)]
         return np.unpackbits(packed, count=self._resolution**3).reshape((self._resolution,) * 3)
+
+    def _check(self, model: int) -> None:
+        """Compare a model with its digest, the first time that pictures of it are read."""
+        if self._is_checked_N[model]:
+            return
+        boxes_V4, offsets_V = self._boxes_NV4[model], self._crop_offsets_NV[model]
+        height, width = boxes_V4[-1, 2:].tolist()
+        payload = self._bytes[self._grid_offsets_N[model] : offsets_V[-1] + height * width * CHANNELS]
+        ref = f"{self._synset}/{self.model_ids[model]}"
+        if model_digest(ref, boxes_V4, payload.data) != self.digests_ND[model].tobytes():
+            raise DamagedSampleError(f"{self._path}: damaged at {ref}; remove this file, it is made anew from the data")
+        self._is_checked_N[model] = True
 
 
 def write_cache(path: Path, key: CacheKey, model_ids: Sequence[str], models: Iterable[DecodedModel]) -> None:

@@ -56,10 +56,10 @@ def open_or_build(
     Raises:
         ValueError: the caches cannot be written there, or there is not enough room.
     """
-    opened = {key: _try_open(folder, key, lambda message: None) for key in wanted}
+    opened = {key: _try_open(folder, key, refs, lambda message: None) for key, refs in wanted.items()}
     if any(cache is None for cache in opened.values()):
         with explained(folder), locked(folder, report):
-            opened = {key: cache or _try_open(folder, key, report) for key, cache in opened.items()}
+            opened = {key: cache or _try_open(folder, key, wanted[key], report) for key, cache in opened.items()}
             missing = {key: wanted[key] for key, cache in opened.items() if cache is None}
             _remove_stale(folder, wanted)
             if missing:
@@ -68,9 +68,13 @@ def open_or_build(
     return {key.synset: cache for key, cache in opened.items() if cache is not None}
 
 
-def _try_open(folder: Path, key: CacheKey, report: Report) -> CategoryCache | None:
+def _try_open(folder: Path, key: CacheKey, refs: Sequence[ModelRef], report: Report) -> CategoryCache | None:
+    path = folder / key.file_name
     try:
-        return CategoryCache(folder / key.file_name, key)
+        cache = CategoryCache(path, key)
+        if cache.model_ids != tuple(ref.model_id for ref in refs):
+            raise ValueError(f"{path}: its models are not those of the data")
+        return cache
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:

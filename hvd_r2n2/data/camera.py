@@ -128,7 +128,7 @@ def parse_metadata(lines: Iterable[str], source: str = "rendering_metadata.txt")
             numbers = []
         if len(numbers) != 5 or not all(math.isfinite(value) for value in numbers):
             raise ValueError(
-                f"{source}, line {number}: {line.strip()!r} is not a view"
+                f"{source}, line {number}: {line.strip()[:80]!r} is not a view"
                 " (five numbers are: azimuth elevation in-plane distance-ratio 25)"
             )
         azimuth, elevation, in_plane, ratio, _ = numbers

@@ -83,8 +83,14 @@ def decode_model(root: Path, ref: ModelRef, voxel_resolution: int, num_views: in
     if faults:
         return DecodedModel(np.zeros_like(boxes), b"", bytes(32), _problems(root, ref, faults, num_views))
     payload = packed + b"".join(crops)
-    digest = hashlib.sha256(str(ref).encode() + b"\0" + boxes.tobytes() + payload).digest()
-    return DecodedModel(boxes, payload, digest, ())
+    return DecodedModel(boxes, payload, model_digest(str(ref), boxes, payload), ())
+
+
+def model_digest(ref: str, boxes_V4: npt.NDArray[np.uint8], payload: bytes | memoryview) -> bytes:
+    """Return the sha256 of a model's name (synset/model), the rectangles of its views, and its payload."""
+    digest = hashlib.sha256(ref.encode() + b"\0" + boxes_V4.tobytes())
+    digest.update(payload)
+    return digest.digest()
 
 
 def read_picture(path: Path) -> npt.NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 Legend: V views, B batch (this rank's share), H×W×C the square RGBA picture, F features.
 """
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from hvd_r2n2.data.augment import (
 from hvd_r2n2.data.decode import CHANNELS
 from hvd_r2n2.data.dropout import draw_masks
 from hvd_r2n2.data.sampler import evaluation_chunks, global_batch, num_views_of_step, rank_slice
-from hvd_r2n2.data.samples import Samples
+from hvd_r2n2.data.samples import DamagedSampleError, Samples
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Batch:
     `images_VBHWC` is uint8; `targets` has the samples' targets along its first axis: uint8 occupancy B×D×D×D, or
     int64 labels B; `samples` are their names, `indices` (int64) their positions in the data set; `draws` says how the
     pictures are to be cropped, flipped and coloured; `step` is the training step, or the number of the chunk in
-    evaluation; `masks_BF` are, by name, uint8 ones for the features that dropout keeps (none in evaluation).
+    evaluation; `masks_BF` are, by name, uint8 ones for the features that dropout keeps (none in evaluation);
+    `replaced` says of each damaged sample which other one stands in its place.
     """
 
     images_VBHWC: torch.Tensor
@@ -47,6 +49,7 @@ class Batch:
     draws: AugmentationDraws
     step: int
     masks_BF: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    replaced: tuple[str, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -158,7 +161,9 @@ def training_batches(
 
     Position p = step·batch_size + i of the endless order is sample p mod N of the permutation of epoch p div N;
     rank r reads the r-th of `size` equal parts of a step. So a step's global batch depends on the seed and the step
-    alone, for any number of ranks and threads, and a run resumes at a step by its number.
+    alone, for any number of ranks and threads, and a run resumes at a step by its number. With `damaged_samples`
+    `replace`, the next whole one in the order of `indices` takes a damaged sample's place, with the views and the
+    augmentation drawn for that, which depends on the sample alone as well.
 
     Args:
         dataset: Where samples are read.
@@ -171,7 +176,7 @@ def training_batches(
         max_views: Most views of a step; the views of a sample are drawn with replacement, as in the original.
         start_step: First step.
         end_step: Step after the last.
-        config: Augmentation, threads and batches ahead.
+        config: Augmentation, threads and batches ahead, and what is done about damaged samples.
         masks: Names of dropout masks to draw, and the number of features of each.
         pin_for: A CUDA device to hold page-locked memory for.
 
@@ -183,6 +188,9 @@ def training_batches(
     if not 1 <= min_views <= max_views:
         raise ValueError(f"min_views {min_views} and max_views {max_views}: must be 1 <= min_views <= max_views")
     part = rank_slice(batch_size, rank, size)
+
+    def following(sample: int) -> Iterable[int]:
+        return map(int, np.roll(indices, -1 - int(np.flatnonzero(indices == sample)[0]))[:-1])
 
     def make(step: int) -> Batch:
         num_views = num_views_of_step(seed, step, min_views, max_views)
@@ -202,7 +210,8 @@ def training_batches(
             )
             for place, sample in zip(places, samples, strict=True)
         ]
-        batch = _read_batch(dataset, step, samples, [draw.views for draw in draws], stack_draws(draws))
+        others = following if config.damaged_samples == "replace" else _none
+        batch = _read_batch(dataset, step, samples, [draw.views for draw in draws], stack_draws(draws), others)
         if masks:
             epochs = [place.epoch for place in places]
             batch = replace(batch, masks_BF=draw_masks(seed, epochs, samples, masks))
@@ -291,31 +300,52 @@ def prepare_labelled(
     return images_VBCHW[0], batch.targets, {name: mask.to(dtype) * 2 for name, mask in batch.masks_BF.items()}
 
 
+def _none(sample: int) -> Iterable[int]:
+    return ()
+
+
 def _read_batch(
     dataset: Samples,
     step: int,
     samples: Sequence[int],
     views: Sequence[Sequence[int]],
     draws: AugmentationDraws,
+    others: Callable[[int], Iterable[int]] = _none,
 ) -> Batch:
+    """Read samples; where one is damaged, the first whole one of its `others`."""
     side = dataset.framing.picture_side
     images_VBHWC = np.zeros((len(views[0]), len(samples), side, side, CHANNELS), dtype=np.uint8)
-    targets = []
+    taken, targets, replaced = [], [], []
     for position, (sample, chosen) in enumerate(zip(samples, views, strict=True)):
-        try:
-            dataset.images(sample, chosen, out=images_VBHWC[:, position])
-            targets.append(dataset.target(sample))
-        except Exception as error:
-            name = dataset.refs[sample] if 0 <= sample < len(dataset.refs) else sample
-            raise OSError(f"reading sample {name} for step {step}: {error}") from error
+        problem = None
+        for candidate in itertools.chain([sample], others(sample)):
+            try:
+                dataset.images(candidate, chosen, out=images_VBHWC[:, position])
+                targets.append(dataset.target(candidate))
+                taken.append(candidate)
+                break
+            except DamagedSampleError as error:
+                problem = problem or error
+            except Exception as error:
+                raise _failure(dataset, sample, step, error) from error
+        else:
+            raise _failure(dataset, sample, step, problem) from problem
+        if problem is not None:
+            replaced.append(f"{dataset.refs[taken[-1]]} takes the place of {dataset.refs[sample]} ({problem})")
     return Batch(
         torch.from_numpy(images_VBHWC),
         torch.from_numpy(np.stack(targets)),
-        tuple(str(dataset.refs[sample]) for sample in samples),
-        torch.tensor(list(samples), dtype=torch.int64),
+        tuple(str(dataset.refs[sample]) for sample in taken),
+        torch.tensor(taken, dtype=torch.int64),
         draws,
         step,
+        replaced=tuple(replaced),
     )
+
+
+def _failure(dataset: Samples, sample: int, step: int, error: Exception | None) -> OSError:
+    name = dataset.refs[sample] if 0 <= sample < len(dataset.refs) else sample
+    return OSError(f"reading sample {name} for step {step}: {error}")
 
 
 def _pinned(batch: Batch, device: torch.device | None) -> Batch:

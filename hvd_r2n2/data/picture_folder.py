@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hvd_r2n2.common.files import replacing
+from hvd_r2n2.common.files import read_json, replacing
 from hvd_r2n2.config import DataConfig
 from hvd_r2n2.data.cache_build import CACHE_FOLDER, cache_folder, explained, locked, map_in_order, num_cores
 from hvd_r2n2.data.check import DataProblems, Problem
@@ -27,6 +27,7 @@ from hvd_r2n2.data.labelled import LabelledPictures
 from hvd_r2n2.data.layout import ModelRef
 from hvd_r2n2.data.picture_file import read_picture_file
 from hvd_r2n2.data.progress import show_progress
+from hvd_r2n2.data.samples import DamagedSampleError
 from hvd_r2n2.data.splits import R2N2, VALIDATION_FRACTION, Split, split_r2n2
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -66,7 +67,10 @@ class PictureFolder(LabelledPictures):
 
     def _picture(self, index: int) -> Image.Image:
         ref = self.refs[index]
-        return read_picture_file(self._root / ref.synset / ref.model_id)
+        try:
+            return read_picture_file(self._root / ref.synset / ref.model_id)
+        except (ValueError, FileNotFoundError) as error:  # not what a lost disk or network does to all files
+            raise DamagedSampleError(str(error)) from error
 
 
 def list_classes(root: Path) -> tuple[str, ...]:
@@ -174,7 +178,7 @@ def _fingerprint(root: Path, refs: Sequence[ModelRef]) -> str:
 
 def _read_checked(path: Path) -> _Checked | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         problems = tuple(Problem(**problem) for problem in content["problems"])
         return _Checked(str(content["fingerprint"]), str(content["digest"]), problems)
     except (OSError, ValueError, KeyError, TypeError):
@@ -201,8 +205,8 @@ def _check_one(root: Path, ref: ModelRef) -> tuple[bytes, Problem | None]:
     path = root / ref.synset / ref.model_id
     digest = hashlib.sha256(f"{ref}\n".encode())
     try:
+        read_picture_file(path)  # first: it checks the sizes
         digest.update(path.read_bytes())
-        read_picture_file(path)
     except (ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return digest.digest(), Problem(str(ref), "broken picture", str(path), reason.removeprefix(f"{path} "))

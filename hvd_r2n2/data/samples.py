@@ -13,6 +13,10 @@ import numpy.typing as npt
 from hvd_r2n2.data.augment import Framing
 
 
+class DamagedSampleError(ValueError):
+    """A sample is not what it was when the data were checked; names the file and what to do."""
+
+
 class Samples(ABC):
     """The samples of a data set; reading is thread-safe."""
 
@@ -42,7 +46,11 @@ class Samples(ABC):
     def images(
         self, index: int, views: Sequence[int], out: npt.NDArray[np.uint8] | None = None
     ) -> npt.NDArray[np.uint8]:
-        """Return pictures of one sample: V×H×W×4 uint8 RGBA of the framing's side, in `out` (zeroed) if given."""
+        """Return pictures of one sample: V×H×W×4 uint8 RGBA of the framing's side, in `out` (zeroed) if given.
+
+        Raises:
+            DamagedSampleError: they cannot be read any more.
+        """
 
     @abstractmethod
     def target(self, index: int) -> npt.NDArray[Any]:

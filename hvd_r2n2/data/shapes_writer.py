@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hvd_r2n2.common.extras import require
+from hvd_r2n2.common.files import read_json
 from hvd_r2n2.data.categories import CATEGORIES, find_category
 from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.data.shapes import SHAPES_VERSION
@@ -150,7 +151,7 @@ def _settle(folder: Path, settings: _Settings) -> None:
         temporary.replace(path)
         return
     try:
-        recorded = _Settings(**json.loads(path.read_text(encoding="ascii")))
+        recorded = _Settings(**read_json(path))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a record of built-in shapes: {error}") from error
     for name, value in asdict(settings).items():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,8 @@ def read_split_file(path: Path) -> Split:
     for number, entry in enumerate(entries):
         synset = entry.get("taxonomy_id") if isinstance(entry, dict) else None
         if not isinstance(synset, str) or synset not in CATEGORIES:
-            problems.append(f"entry {number}: taxonomy_id {synset!r} is not one of the 13 categories of 3D-R2N2")
+            shown = repr(synset)[:80]
+            problems.append(f"entry {number}: taxonomy_id {shown} is not one of the 13 categories of 3D-R2N2")
         elif synset in parts:
             problems.append(f"entry {number}: the category {synset} has an entry already")
         else:
@@ -103,10 +105,9 @@ def _held_back(train: Sequence[ModelRef], fraction: float) -> set[ModelRef]:
 
 
 def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    repeated = sorted(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
     if repeated:
-        raise ValueError(f"the key {repeated[0]!r} stands twice in one entry")
+        raise ValueError(f"the key {repeated[0][:80]!r} stands twice in one entry")
     return dict(pairs)
 
 
@@ -131,7 +132,7 @@ def _repeated(synset: str, parts: Mapping[str, Sequence[ModelRef]]) -> list[str]
         for ref in refs:
             if home.setdefault(ref, key) != key:
                 problems.append(f"{ref} is in two parts, {home[ref]!r} and {key!r}")
-        if len(set(refs)) != len(refs):
-            twice = next(ref for ref in refs if refs.count(ref) > 1)
+        twice = next((ref for ref, count in Counter(refs).items() if count > 1), None)
+        if twice is not None:
             problems.append(f"{synset}: {key!r} names {twice.model_id} twice")
     return problems

@@ -36,7 +36,7 @@ def load_weights(model: Network, path: str | Path) -> None:
             of a wrong shape, not floats or not finite; all of these are named.
         OSError: the file cannot be read.
     """
-    identity, tensors = _read(path)
+    identity, tensors = read_weights(path)
     differing = [
         f"{key} {identity[key]!r} (this network: {value!r})"
         for key, value in _identity(model).items()
@@ -64,7 +64,13 @@ def _identity(model: Network) -> dict[str, str]:
     return {"network": model.name} | model.options.identity()
 
 
-def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_weights(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return what a safetensors file says of its network, and its tensors.
+
+    Raises:
+        ValueError: it is not a safetensors file.
+        OSError: the file cannot be read.
+    """
     with Path(path).open("rb"):  # safetensors' own errors do not name the file
         pass
     try:

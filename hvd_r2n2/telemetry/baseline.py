@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hvd_r2n2.common.files import replacing
+from hvd_r2n2.common.files import read_json, replacing
 from hvd_r2n2.common.hardware import Hardware, Versions, find_hardware, find_versions
 from hvd_r2n2.common.statistics import Spread
 from hvd_r2n2.config import Config
@@ -163,7 +163,7 @@ def _view_counts(config: Config) -> range:
 
 def _read(path: Path) -> Baseline:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["format"] != _FORMAT:
             raise ValueError(f"format {content['format']}, but {_FORMAT} is needed")
         hardware = content["hardware"]

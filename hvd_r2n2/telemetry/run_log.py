@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from hvd_r2n2.common.files import replacing
+
 
 class RunLog:
     """Console, train.log, metrics.jsonl, TensorBoard and pictures/ of one run.
 
     Figures of the same step may be given in several calls; a resumed run takes back what was recorded after the
-    step it goes on from, so that each step stands there once. A context manager; an error of writing names the file.
+    step it goes on from, so that each step stands there once. A context manager. What cannot be opened is an error;
+    what cannot be written later, on a full disk, say, is left out with a warning, and training goes on.
     """
 
     def __init__(
@@ -46,16 +50,16 @@ class RunLog:
         """
         self._is_root = is_root
         self._progress: Progress | None = None
+        self._failing: set[str] = set()
         if not is_root:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         with ExitStack() as stack:
-            self._log = (folder / "train.log").open("a", encoding="utf-8", buffering=1)
-            _close_at_end(stack, folder / "train.log", self._log.close)
-            self._metrics = _open_metrics(folder / "metrics.jsonl", start_step)
-            _close_at_end(stack, folder / "metrics.jsonl", self._metrics.close)
-            self._writer = _open_events(folder / "tensorboard", start_step, stack) if tensorboard else None
+            self._log = stack.enter_context(closing(_Lines(folder / "train.log")))
+            _take_back(folder / "metrics.jsonl", start_step)
+            self._metrics = stack.enter_context(closing(_Lines(folder / "metrics.jsonl")))
+            self._writer = self._open_events(start_step, stack) if tensorboard else None
             self._open = stack.pop_all()
         force_terminal = False if is_under_launcher else None
         self._console = Console(highlight=False, soft_wrap=True, force_terminal=force_terminal)
@@ -75,8 +79,9 @@ class RunLog:
         """Print a line and keep it in train.log."""
         if not self._is_root:
             return
-        self._console.print(text, markup=False)
-        self._console.file.flush()
+        with self.going_on("the output"):
+            self._console.print(text, markup=False)
+            self._console.file.flush()
         self._keep_line(text)
 
     def step(self, step: int, text: str, is_logged: bool) -> None:
@@ -94,36 +99,48 @@ class RunLog:
         """Record figures of a step, the same in metrics.jsonl and TensorBoard."""
         if not self._is_root:
             return
-        with _naming(self._folder / "metrics.jsonl"):
-            self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-            self._metrics.flush()
-        if self._writer is not None:
-            with _naming(self._folder / "tensorboard"):
-                for name, value in values.items():
-                    self._writer.add_scalar(name, value, step)
+        with self.going_on("metrics.jsonl"):
+            self._metrics.add(json.dumps({"step": step, **values}))
+
+        def add_all(writer: SummaryWriter) -> None:
+            for name, value in values.items():
+                writer.add_scalar(name, value, step)
+
+        self._add_event(add_all)
 
     def picture(self, step: int, name: str, picture_HW3: npt.NDArray[np.uint8]) -> None:
         """Keep a picture as pictures/NAME-step-N.png and in TensorBoard."""
         if not self._is_root:
             return
         path = self._folder / "pictures" / f"{name}-step-{step:08d}.png"
-        path.parent.mkdir(exist_ok=True)
-        with _naming(path):
-            Image.fromarray(picture_HW3).save(path)
-        if self._writer is not None:
-            with _naming(self._folder / "tensorboard"):
-                self._writer.add_image(name, picture_HW3, step, dataformats="HWC")
+        with self.going_on("pictures"):
+            path.parent.mkdir(exist_ok=True)
+            with replacing(path) as partial:
+                Image.fromarray(picture_HW3).save(partial, format="PNG")
+        self._add_event(lambda writer: writer.add_image(name, picture_HW3, step, dataformats="HWC"))
 
     def mesh(self, step: int, name: str, vertices_P3: npt.NDArray[np.float64], faces_F3: npt.NDArray[np.int64]) -> None:
         """Put a triangle mesh into TensorBoard's mesh tab."""
-        if self._is_root and self._writer is not None and len(faces_F3):
-            with _naming(self._folder / "tensorboard"):
-                self._writer.add_mesh(
-                    name,
-                    vertices=np.asarray(vertices_P3, dtype=np.float32)[None],
-                    faces=np.asarray(faces_F3, dtype=np.int32)[None],
-                    global_step=step,
-                )
+        if self._is_root and len(faces_F3):
+            vertices_1P3 = np.asarray(vertices_P3, dtype=np.float32)[None]
+            faces_1F3 = np.asarray(faces_F3, dtype=np.int32)[None]
+            self._add_event(
+                lambda writer: writer.add_mesh(name, vertices=vertices_1P3, faces=faces_1F3, global_step=step)
+            )
+
+    @contextmanager
+    def going_on(self, what: str) -> Iterator[None]:
+        """Turn an error of writing `what`, a file of the run or its output, into a warning, told once until it ends."""
+        try:
+            yield
+        except OSError as error:
+            if what not in self._failing:
+                self._failing.add(what)
+                self._warn(f"{what}: {error.strerror or error}; training goes on without what belongs there")
+        else:
+            if what in self._failing:
+                self._failing.remove(what)
+                self._warn(f"{what}: can be written again")
 
     def close(self) -> None:
         """Write everything out."""
@@ -140,20 +157,74 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.close()
-            return
-        # On a full disk these fail too, and must not replace the message of what failed first.
-        with suppress(OSError):
+        if kind is not None:
             self._keep_line(f"stopped by {kind.__name__}: {error}")
-        with suppress(OSError):
-            self.close()
+        self.close()
 
     def _keep_line(self, text: str) -> None:
-        if not self._is_root:
+        if self._is_root:
+            with self.going_on("train.log"):
+                self._log.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+
+    def _warn(self, text: str) -> None:
+        with suppress(OSError):  # the disk that is full may be that of the output as well
+            print(f"warning: {self._folder}: {text}", file=sys.stderr, flush=True)
+
+    def _add_event(self, add: Callable[[SummaryWriter], None]) -> None:
+        """Give TensorBoard's writer something; once it has failed it gets no more, since its thread has ended."""
+        if self._writer is None:
             return
-        with _naming(self._folder / "train.log"):
-            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        writer, self._writer = self._writer, None
+        with self.going_on("tensorboard"):
+            add(writer)
+            self._writer = writer
+
+    def _open_events(self, start_step: int, stack: ExitStack) -> SummaryWriter:
+        """Open TensorBoard's writer, without what `start_step` is followed by; `stack` closes it."""
+        before = threading.excepthook
+
+        def quiet(arguments: threading.ExceptHookArgs) -> None:
+            # The writer's thread hands its error to the next call, and need not print its traceback as well.
+            if not type(arguments.thread).__module__.startswith("tensorboard."):
+                before(arguments)
+
+        stack.callback(setattr, threading, "excepthook", before)
+        threading.excepthook = quiet
+        folder = self._folder / "tensorboard"
+        with _naming(folder):
+            writer = SummaryWriter(str(folder), purge_step=start_step + 1)
+
+        def close() -> None:
+            with suppress(OSError) if self._writer is None else self.going_on("tensorboard"):
+                writer.close()
+
+        stack.callback(close)
+        return writer
+
+
+class _Lines:
+    """A text file to which whole lines are added, or nothing where the disk is full."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+
+    def add(self, line: str) -> None:
+        """Add a line.
+
+        Raises:
+            OSError: no room or no permission; names the file.
+        """
+        content = f"{line}\n".encode()
+        with _naming(self._path):
+            before = os.fstat(self._file.fileno()).st_size
+            if self._file.write(content) < len(content):
+                os.ftruncate(self._file.fileno(), before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 @contextmanager
@@ -167,30 +238,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _close_at_end(stack: ExitStack, path: Path, close: Callable[[], None]) -> None:
-    stack.enter_context(_naming(path))
-    stack.callback(close)
-
-
-def _open_events(folder: Path, start_step: int, stack: ExitStack) -> SummaryWriter:
-    """Open TensorBoard's writer, without what `start_step` is followed by; `stack` closes it."""
-    before = threading.excepthook
-
-    def quiet(arguments: threading.ExceptHookArgs) -> None:
-        # The writer's thread hands its error to the next call, and need not print its traceback as well.
-        if not type(arguments.thread).__module__.startswith("tensorboard."):
-            before(arguments)
-
-    stack.callback(setattr, threading, "excepthook", before)
-    threading.excepthook = quiet
-    with _naming(folder):
-        writer = SummaryWriter(str(folder), purge_step=start_step + 1)
-    _close_at_end(stack, folder, writer.close)
-    return writer
-
-
-def _open_metrics(path: Path, start_step: int) -> TextIO:
-    """Open metrics.jsonl for more, without lines after `start_step` or a last line cut short by a crash."""
+def _take_back(path: Path, start_step: int) -> None:
+    """Take lines after `start_step`, and a last line cut short by a crash, out of metrics.jsonl."""
     kept = []
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -200,8 +249,5 @@ def _open_metrics(path: Path, start_step: int) -> TextIO:
                 continue
             if isinstance(record, dict) and record.get("step", 0) <= start_step:
                 kept.append(line + "\n")
-    partial = path.with_name(".metrics.partial")
-    with _naming(path):
+    with replacing(path) as partial:
         partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(path)
-    return path.open("a", encoding="utf-8")

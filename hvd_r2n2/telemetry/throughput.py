@@ -48,9 +48,11 @@ class StepTimes:
 
 
 def over_ranks(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return one set of figures for all ranks: shares of time as means, speeds of the slowest, the rest as maxima."""
+    """Return one set of figures for all ranks: shares as means, speeds of the slowest, totals, the rest as maxima."""
 
     def combine(name: str) -> Callable[[list[float]], float]:
+        if name.endswith("_total"):
+            return sum
         return statistics.fmean if name.endswith("_share") else min if name.endswith("_per_s") else max
 
     return {name: combine(name)([rank[name] for rank in figures]) for name in figures[0]}

@@ -13,20 +13,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from hvd_r2n2.common.files import read_json
 from hvd_r2n2.config import Config, load_config, to_yaml
 from hvd_r2n2.models import Network, load_weights, save_weights
 from hvd_r2n2.training.engine import Engine
+from hvd_r2n2.training.spike_guard import SpikeHistory
 
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.yaml")
@@ -48,6 +52,8 @@ class TrainingState:
     """Best validation IoU so far."""
     best_step: int | None = None
     """The step it was reached at."""
+    spikes: SpikeHistory = SpikeHistory()  # noqa: RUF009 (it cannot change)
+    """What the next loss is judged by."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +109,12 @@ def write_checkpoint(
         for name in (*_FILES, "manifest.json"):
             _sync(partial / name)
         _sync(partial)
+        _replace(partial, target)
+        point_links(folder, state)
+        _drop_old(folder, config.checkpoint.keep_last)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(f"{target}: the checkpoint could not be written ({error}); earlier ones are untouched") from error
-    _replace(partial, target)
-    point_links(folder, state)
-    _drop_old(folder, config.checkpoint.keep_last)
     return target
 
 
@@ -139,12 +145,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(f"{file}: damaged (missing, or not of the size that manifest.json says)")
         if _sha256(file) != entry.get("sha256"):
             raise ValueError(f"{file}: damaged (its SHA-256 is not what manifest.json says)")
-    values = _read_json(path / "state.json", f"{path} is damaged")
-    try:
-        state = TrainingState(**values)
-    except TypeError as error:
-        raise ValueError(f"{path}/state.json: written by another version of hvd_r2n2 ({error})") from None
-    return Checkpoint(path, load_config(path / "config.yaml"), state)
+    return Checkpoint(path, load_config(path / "config.yaml"), _read_state(path))
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -156,12 +157,32 @@ def find_checkpoint(path: Path) -> Path:
     if (path / "manifest.json").is_file():
         return path.resolve()
     for name in ("best", "last"):
-        if (path / "checkpoints" / name / "manifest.json").is_file():
-            return (path / "checkpoints" / name).resolve()
+        link = path / "checkpoints" / name
+        if link.is_symlink() or link.exists():
+            return link.resolve()
     raise ValueError(
         f"{path}: neither a checkpoint (a folder with manifest.json) nor a run with one in checkpoints/"
         + ("" if path.exists() else "; it does not exist")
     )
+
+
+def open_checkpoint(path: Path, warn: Callable[[str], None]) -> Checkpoint:
+    """Read the checkpoint that a user means; of a run whose best one is damaged, the newest whole one.
+
+    Raises:
+        ValueError: there is none, the one that was named is damaged, or all of a run's are.
+    """
+    meant = find_checkpoint(path)
+    try:
+        return read_checkpoint(meant)
+    except ValueError as error:
+        if meant == path.resolve():
+            raise
+        warn(f"{error}; taking the newest whole one")
+    newest = find_newest(path / "checkpoints", warn)
+    if newest is None:
+        raise ValueError(f"{path}: there is no checkpoint in checkpoints/")
+    return newest
 
 
 def find_newest(folder: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -192,8 +213,26 @@ def restore(checkpoint: Checkpoint, engine: Engine) -> None:
     path = checkpoint.path / "optimizer.safetensors"
     try:
         engine.load_optimizer_tensors(load_file(path))
-    except ValueError as error:
+    except (ValueError, SafetensorError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _read_state(path: Path) -> TrainingState:
+    values = _read_json(path / "state.json", f"{path} is damaged")
+    try:
+        spikes = SpikeHistory(**values.pop("spikes", {}))
+        state = TrainingState(**values, spikes=replace(spikes, losses=tuple(spikes.losses)))
+    except TypeError as error:
+        raise ValueError(f"{path}/state.json: written by another version of hvd_r2n2 ({error})") from None
+    counts = (state.step, state.samples_seen, state.best_step or 0, spikes.in_a_row, spikes.skipped)
+    figures = (state.train_seconds, state.best_iou or 0.0, *state.spikes.losses)
+    if (
+        not all(type(count) is int and count >= 0 for count in counts)
+        or not all(type(figure) in (int, float) and math.isfinite(figure) for figure in figures)
+        or not isinstance(state.data_digest, str)
+    ):
+        raise ValueError(f"{path}/state.json: its values are not those of a training run")
+    return state
 
 
 def _folder_name(step: int) -> str:
@@ -249,7 +288,7 @@ def _sha256(path: Path) -> str:
 
 def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{otherwise}: {path.name} cannot be read ({error})") from None
     if not isinstance(values, dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,8 @@ class StepReport:
     """When each task of a split ran."""
     bytes_moved: int = 0
     """Bytes that a device took from another one."""
+    is_skipped: bool = False
+    """Whether the weights stayed as they were, since the loss was a spike."""
 
 
 class Engine(ABC):
@@ -62,12 +64,15 @@ class Engine(ABC):
     def __init__(self, config: Config, model: Network, communicator: Communicator) -> None:
         self.config, self.model, self.communicator = config, model, communicator
 
-    def step(self, inputs: Mapping[str, Tensor], learning_rate: float) -> StepReport:
+    def step(
+        self, inputs: Mapping[str, Tensor], learning_rate: float, admits: Callable[[float], bool] = lambda loss: True
+    ) -> StepReport:
         """Train on this rank's share of one global batch; every rank must call it.
 
         Args:
             inputs: network inputs and target by the names that the stages have for them.
             learning_rate: of this step.
+            admits: says of the loss, the same on every rank, whether weights may move.
 
         Raises:
             NotFiniteError: on every rank, if loss or gradient of any is not finite; no weight has moved.
@@ -84,6 +89,8 @@ class Engine(ABC):
         loss, gradient_norm = total.item(), norm.item()
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             raise NotFiniteError(f"the loss is {loss:g} and the gradient's norm {gradient_norm:g}")
+        if not admits(loss):
+            return StepReport(loss, gradient_norm, learning_rate, communication_s, tasks, bytes_moved, is_skipped=True)
         if self.config.train.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._leaves(), self.config.train.clip_norm, norm)
         for optimizer in self.optimizers:

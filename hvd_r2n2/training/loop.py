@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,15 +12,16 @@ import torch
 
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.config import Config
-from hvd_r2n2.data.loader import move_ahead
+from hvd_r2n2.data.loader import Batch, move_ahead
 from hvd_r2n2.data.samples import Samples
 from hvd_r2n2.models import Network
 from hvd_r2n2.telemetry import Baseline, RunLog
 from hvd_r2n2.training.checkpoint import TrainingState, write_checkpoint
 from hvd_r2n2.training.consistency import check_equal, parameter_digest
-from hvd_r2n2.training.engine import Engine
+from hvd_r2n2.training.engine import Engine, StepReport
 from hvd_r2n2.training.placement import Placement
 from hvd_r2n2.training.recorder import Recorder
+from hvd_r2n2.training.spike_guard import SpikeHistory
 from hvd_r2n2.training.step import TrainingStep
 from hvd_r2n2.training.task import Task
 
@@ -59,9 +61,9 @@ def train_steps(run: Run, state: TrainingState) -> TrainingState:
     """Train from `state` to the last step; every rank must call it. Returns where it ended.
 
     Raises:
-        NonFiniteError: the loss or a gradient is not finite.
-        JobError: the ranks' parameters are no longer equal.
-        OSError: a checkpoint could not be written.
+        JobError: the loss or a gradient is not finite, or the loss has jumped (train.spike_factor), or the ranks'
+            parameters are no longer equal.
+        OSError: the last checkpoint could not be written.
     """
     return _Loop(run, state).run()
 
@@ -78,21 +80,33 @@ class _Loop:
 
     def run(self) -> TrainingState:
         run, config = self._run, self._config
-        step = TrainingStep(config, run.task, run.engine, run.device)
+        step = TrainingStep(config, run.task, run.engine, run.device, self._state.spikes)
         batches = run.task.training_batches(run.dataset, run.communicator, run.device, self._state.step)
         run.model.train()
         with batches:
             start = time.perf_counter()
             for batch in move_ahead(batches, run.device):
                 result = step.run(batch)
+                self._tell(batch, result, step.guard.history)
                 num_views, step_s = batch.num_images // len(batch.samples), time.perf_counter() - start
-                self._recorder.step(batch.step + 1, result, step_s, batches.wait_s, num_views)
+                self._recorder.step(batch.step + 1, result, step_s, batches.wait_s, num_views, len(batch.replaced))
                 self._after_step(batch.step + 1)
                 start = time.perf_counter()
         return self._state
 
+    def _tell(self, batch: Batch, result: StepReport, spikes: SpikeHistory) -> None:
+        """Take over what the guard goes by, and warn of a step that was skipped and of samples that were replaced."""
+        self._state = replace(self._state, spikes=spikes)
+        if result.is_skipped:
+            self._run.log.line(
+                f"warning: step {batch.step + 1}: the loss {result.loss:.4g} is a spike (train.spike_factor); its "
+                f"weights are not moved ({spikes.skipped} such steps so far)"
+            )
+        for text in batch.replaced:  # on the rank that met it
+            print(f"warning: step {batch.step + 1}: {text}", file=sys.stderr, flush=True)
+
     def _after_step(self, step: int) -> None:
-        config = self._config
+        config, before = self._config, self._state
         self._state = replace(
             self._state,
             step=step,
@@ -107,7 +121,7 @@ class _Loop:
         if len(self._run.dataset.validation) and (step % config.evaluation.every_steps == 0 or is_last):
             is_best = self._validate(step)
         if is_best or is_last or step % config.checkpoint.every_steps == 0:
-            self._keep()
+            self._keep(before, is_last=is_last)
 
     def _validate(self, step: int) -> bool:
         """Evaluate on the validation part; return whether it is the best so far."""
@@ -125,10 +139,21 @@ class _Loop:
         self._state = replace(self._state, best_iou=validation.score, best_step=step)
         return True
 
-    def _keep(self) -> None:
-        run = self._run
+    def _keep(self, before: TrainingState, *, is_last: bool) -> None:
+        """Write a checkpoint; one that cannot be written is an error only at the end, since the next may succeed."""
+        run, failure = self._run, None
         if run.communicator.is_root:
             run.engine.write_back()
             tensors = run.engine.optimizer_tensors()
-            write_checkpoint(run.folder / "checkpoints", run.model, tensors, self._state, self._config)
-        run.communicator.barrier()
+            try:
+                write_checkpoint(run.folder / "checkpoints", run.model, tensors, self._state, self._config)
+            except OSError as error:
+                failure = str(error)
+        failure = run.communicator.broadcast_object(failure)
+        if failure is None:
+            return
+        if is_last:
+            raise OSError(failure)
+        run.log.line(f"warning: {failure}; training goes on, and the next checkpoint is tried")
+        # What is not on disk is not the best: another one may still become it.
+        self._state = replace(self._state, best_iou=before.best_iou, best_step=before.best_step)

@@ -3,7 +3,6 @@
 Legend of suffixes: V views, B batch, C colour channels, H height, W width, D voxel side (x, y, z), XYZ grid axes.
 """
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from hvd_r2n2.common.extras import require
+from hvd_r2n2.common.files import read_json
 from hvd_r2n2.data.augment import centre_crop
 from hvd_r2n2.data.binvox import write_binvox
 from hvd_r2n2.data.voxels import mesh_from_voxels
@@ -109,7 +109,7 @@ def recommended_threshold(run_directory: Path, step: int, num_views: int) -> tup
     if not path.is_file():
         return RELEASED_THRESHOLD, "the released code's; no evaluation.json beside the checkpoint"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         evaluated = content["step"]
         by_views = {int(result["num_views"]): float(result["threshold"]) for result in content["results"]}
         nearest = min(by_views, key=lambda views: (abs(views - num_views), views))

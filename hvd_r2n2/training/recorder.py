@@ -31,7 +31,9 @@ class Recorder:
         self._placement, self._log, self._folder, self._baseline = placement, log, folder, baseline
         self._start_anew()
 
-    def step(self, step: int, report: StepReport, step_s: float, wait_s: float, num_views: int) -> None:
+    def step(
+        self, step: int, report: StepReport, step_s: float, wait_s: float, num_views: int, num_replaced: int
+    ) -> None:
         """Take in step number `step` (from 1), and show how far the run is; every rank must call it."""
         settings = self._config.log
         self._times.add(step_s, wait_s, report.communication_s, self._config.train.batch_size, num_views)
@@ -39,10 +41,13 @@ class Recorder:
             self._busy_shares.append(busy_shares(report.tasks, len(self._placement.devices)))
             self._bytes_moved.append(report.bytes_moved)
         self._losses.append(report.loss)
+        self._num_replaced += num_replaced
         if self._baseline is not None:
             self._expected_s += self._baseline.expected_s(num_views)
         if step == settings.trace_step and self._communicator.is_root:
-            write_trace(self._folder / f"trace-step-{step:08d}.json", report.tasks, self._placement.names)
+            path = self._folder / f"trace-step-{step:08d}.json"
+            with self._log.going_on(path.name):
+                write_trace(path, report.tasks, self._placement.names)
         if step % settings.every_steps and step != self._config.train.steps:
             self._log.step(step, f"loss {report.loss:.4f}  lr {report.learning_rate:.2e}", is_logged=False)
             return
@@ -62,12 +67,15 @@ class Recorder:
 
     def _start_anew(self) -> None:
         self._times, self._losses, self._expected_s = StepTimes(), list[float](), 0.0
+        self._num_replaced = 0
         self._busy_shares, self._bytes_moved = list[tuple[float, ...]](), list[int]()
 
     def _figures(self) -> dict[str, float]:
         """Put the figures of all ranks together; every rank must call it."""
         own = self._times.figures() | self._split_figures()
         own["memory/peak_bytes"] = float(memory_bytes(self._placement.devices[0]))
+        if self._config.data.damaged_samples == "replace":
+            own["data/replaced_total"] = float(self._num_replaced)
         for number, memory in enumerate(self._engine.memory()):
             own[f"memory/device_{number}_peak_bytes"] = float(memory.peak_bytes)
         figures = over_ranks(self._communicator.all_gather_object(own))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -23,8 +19,8 @@ from hvd_r2n2.training.build_engine import build_engine
 from hvd_r2n2.training.checkpoint import (
     Checkpoint,
     TrainingState,
-    find_checkpoint,
     find_newest,
+    open_checkpoint,
     point_links,
     read_checkpoint,
     restore,
@@ -33,6 +29,7 @@ from hvd_r2n2.training.consistency import broadcast_parameters, check_equal, che
 from hvd_r2n2.training.loop import Run, train_steps
 from hvd_r2n2.training.placement import place_rank
 from hvd_r2n2.training.precision import weights_dtype
+from hvd_r2n2.training.run_lock import run_lock
 from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.step import share_of_batch
 from hvd_r2n2.training.task import EvaluationOptions, Findings
@@ -46,6 +43,7 @@ _FREE_KEYS = (
     "data.prefetch_batches",
     "data.cache_dir",
     "data.root",
+    "data.damaged_samples",
     "model.weights",
     "model.form",
 )
@@ -63,8 +61,9 @@ def train(config: Config, folder: Path, communicator: Communicator, *, resume: b
     config = resolve(config)
     with ExitStack() as stack:
         if communicator.is_root:
-            stack.enter_context(_locked(folder))
+            stack.enter_context(run_lock(folder, _say))
         checkpoint = _find_start(config, folder, communicator, resume)
+        communicator.watch(config.train.stall_timeout_s, folder)
         log = stack.enter_context(
             RunLog(
                 folder,
@@ -91,31 +90,6 @@ def train(config: Config, folder: Path, communicator: Communicator, *, resume: b
         _finish(run, state)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Make the run directory and hold its lock; the system frees it when the process ends, however it ends.
-
-    Raises:
-        ValueError: the directory cannot be made, or another process is training in it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
-    except OSError as error:
-        reason = "it is a file" if folder.is_file() else error.strerror
-        raise ValueError(f"--out {folder}: no run directory can be made there ({reason}); choose another") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(f"--out {folder}: {file.read().strip()} is training there; choose another") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
-
-
 def _find_start(config: Config, folder: Path, communicator: Communicator, resume: bool) -> Checkpoint | None:
     """Return the checkpoint to go on from, the same on every rank.
 
@@ -126,7 +100,7 @@ def _find_start(config: Config, folder: Path, communicator: Communicator, resume
     if communicator.is_root:
         if not resume and ((folder / "config.yaml").exists() or (folder / "checkpoints").exists()):
             raise ValueError(f"{folder}: holds a run already (go on with --resume, or choose another --out)")
-        newest = find_newest(folder / "checkpoints", lambda text: print(f"warning: {text}", flush=True))
+        newest = find_newest(folder / "checkpoints", lambda text: _say(f"warning: {text}"))
         if newest is not None:
             _check_unchanged(newest.config, config, folder)
             point_links(newest.path.parent, newest.state)
@@ -223,7 +197,7 @@ def _finish(run: Run, state: TrainingState) -> None:
     if not len(run.dataset.test):
         run.log.line("the test part is empty: no evaluation")
         return
-    checkpoint = read_checkpoint(find_checkpoint(run.folder))
+    checkpoint = open_checkpoint(run.folder, lambda text: run.log.line(f"warning: {text}"))
     load_weights(run.model, checkpoint.weights_path)
     findings = run.task.evaluate(
         checkpoint, run.model, run.dataset, EvaluationOptions(), run.communicator, run.device, report=None
@@ -246,6 +220,10 @@ def _write_results(run: Run, state: TrainingState, checkpoint: Checkpoint, findi
             partial.write_text(text, encoding="utf-8")
     run.log.line(findings.headline())
     run.log.line(f"trained for {state.train_seconds:.0f} s; results in {run.folder}/summary.json and evaluation.json")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _describe(model: ModelConfig) -> str:

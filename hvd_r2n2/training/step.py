@@ -14,6 +14,7 @@ from hvd_r2n2.training.engine import Engine, NotFiniteError, StepReport
 from hvd_r2n2.training.forward import mean_loss, samples_axis
 from hvd_r2n2.training.optimizer import learning_rate
 from hvd_r2n2.training.precision import weights_dtype
+from hvd_r2n2.training.spike_guard import LossSpikeError, SpikeGuard, SpikeHistory
 from hvd_r2n2.training.task import Task
 
 
@@ -41,7 +42,14 @@ def share_of_batch(config: Config, num_ranks: int) -> int:
 class TrainingStep:
     """A task's batches, one at a time, on an engine."""
 
-    def __init__(self, config: Config, task: Task[Any], engine: Engine, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Config,
+        task: Task[Any],
+        engine: Engine,
+        device: torch.device,
+        spikes: SpikeHistory = SpikeHistory(),  # noqa: B008 (it cannot change)
+    ) -> None:
         """Prepare.
 
         Args:
@@ -49,21 +57,26 @@ class TrainingStep:
             task: what a batch means.
             engine: what computes gradients and moves weights.
             device: the first of the rank's devices, where batches are prepared.
+            spikes: what the loss is judged by.
 
         Raises:
             ValueError: the batch does not divide evenly over the ranks.
         """
         share_of_batch(config, engine.communicator.size)
         self._config, self._task, self._engine, self._device = config, task, engine, device
+        self.guard = SpikeGuard(config.train, spikes)
 
     def run(self, batch: Batch) -> StepReport:
         """Train on this rank's share of one global batch; every rank must call it.
 
         Raises:
             NonFiniteError: on every rank, if the loss or the gradient of any is not finite; no weight has moved.
+            LossSpikeError: on every rank, if the loss has jumped and training is to stop then.
         """
         try:
-            return self._engine.step(self._prepare(batch), learning_rate(self._config, batch.step))
+            return self._engine.step(self._prepare(batch), learning_rate(self._config, batch.step), self.guard.admits)
+        except LossSpikeError as error:
+            raise LossSpikeError(f"step {batch.step + 1}: {error}") from None
         except NotFiniteError as error:
             found = self._engine.communicator.all_gather_object(self._non_finite_samples(batch))
             ranks = [f"rank {rank}: {', '.join(samples)}" for rank, samples in enumerate(found) if samples]

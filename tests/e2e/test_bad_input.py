@@ -16,6 +16,7 @@ from PIL import Image
 
 from hvd_r2n2.training.checkpoint import read_checkpoint
 from tests.conftest import Launcher
+from tests.mounts import mount
 from tests.short_runs import TRAIN, settings
 from tests.tiny_data import write_tiny_data
 
@@ -221,16 +222,6 @@ def test_batch_must_divide_over_the_ranks(tiny_data: Path, tmp_path: Path, mpiru
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    _mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", folder)
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-@pytest.fixture
 def sealed(tmp_path: Path) -> Iterator[Path]:
     """A folder that nobody can write to: by its mode, or for root, whom modes do not stop, by its mount."""
     folder = tmp_path / "sealed"
@@ -238,46 +229,9 @@ def sealed(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid():
         yield folder
         return
-    _mount("-t", "tmpfs", "-o", "size=1m,ro", "tmpfs", folder)
+    mount("-t", "tmpfs", "-o", "size=1m,ro", "tmpfs", folder)
     yield folder
     subprocess.run(["umount", folder], check=True)
-
-
-def _mount(*arguments: str | Path) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"mounting a file system for the test needs root: {done.stderr.strip()}")
-
-
-def test_full_disk_is_named_and_the_last_checkpoint_stays_whole(
-    small_disk: Path, tiny_data: Path, python: Launcher
-) -> None:
-    run = small_disk / "run"
-    steps = {"train__steps": 12, "train__dtype": "float32", "checkpoint__keep_last": 20}
-    arguments = settings(tiny_data, **steps, checkpoint__every_steps=1, evaluation__every_steps=20)
-    done = python(*TRAIN, *arguments, "--out", run)
-    assert_clear(done, rf"error: {run}/checkpoints/step-\d{{8}}: the checkpoint could not be written .*No space left")
-    last = read_checkpoint((run / "checkpoints" / "last").resolve())
-    assert 2 <= last.step < 12
-    assert f"step-{last.step + 1:08d}: the checkpoint" in done.stderr
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {
-        "last",
-        *(f"step-{step:08d}" for step in range(1, last.step + 1)),
-    }
-    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
-    resumed = python(*TRAIN, "--resume", "--out", run)
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"going on from step-{last.step:08d}" in resumed.stdout
-
-
-@pytest.mark.parametrize("room_bytes", [8192, 12288, 65536])
-def test_disk_that_is_full_for_other_files_is_named(
-    room_bytes: int, small_disk: Path, tiny_data: Path, python: Launcher
-) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={room_bytes}", small_disk], check=True)
-    more = {"train__dtype": "float32", "log__tensorboard": "true", "log__pictures": 2, "log__every_steps": 1}
-    done = python(*TRAIN, *settings(tiny_data, **more, evaluation__every_steps=1), "--out", small_disk / "run")
-    assert_clear(done, rf"error: {small_disk}/run/[a-z]+\S*: No space left on device")
 
 
 def test_folder_that_cannot_be_written_is_named(

@@ -125,6 +125,23 @@ def test_damaged_newest_checkpoint_is_passed_over(
     assert "going on from step-00000004" in resumed.stdout
 
 
+def test_damaged_best_checkpoint_is_passed_over_by_the_commands_that_use_one(
+    uninterrupted: Path, tiny_data: Path, tmp_path: Path, python: Launcher
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run, symlinks=True)
+    damaged = (run / "checkpoints" / "best").resolve() / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    picture = tiny_data / "ShapeNetRendering" / "02691156" / "box-000" / "rendering" / "00.png"
+    evaluated = python("-m", "hvd_r2n2.evaluate", run, "--views", "1", "--no-f-score")
+    reconstructed = python(
+        "-m", "hvd_r2n2.reconstruct", run, picture, "--out", tmp_path / "shape", "--threshold", "0.01"
+    )
+    for done in (evaluated, reconstructed):
+        assert done.returncode == 0, done.stderr
+        assert f"warning: {damaged}: damaged (missing, or not of the size" in done.stderr
+
+
 def test_old_run_is_not_overwritten_without_resume(uninterrupted: Path, tiny_data: Path, python: Launcher) -> None:
     before = last_files(uninterrupted)
     done = python(*TRAIN, *arguments(tiny_data), "--out", uninterrupted)
@@ -159,7 +176,7 @@ def test_second_process_may_not_train_in_the_same_folder(tiny_data: Path, tmp_pa
     run.mkdir()
     with (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write("process 7 on node3\n")
+        lock.write("process 7 on node3\n" + Path("/proc/sys/kernel/random/boot_id").read_text())  # of this machine
         lock.flush()
         done = python(*TRAIN, *arguments(tiny_data), "--out", run)
     assert done.returncode == 1

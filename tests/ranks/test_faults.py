@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hvd_r2n2.config import load_config
 from hvd_r2n2.data.dataset import open_dataset
 from hvd_r2n2.data.loader import training_batches
 from hvd_r2n2.training.checkpoint import read_checkpoint
-from tests.conftest import Launcher
+from tests.conftest import REPOSITORY, Launcher
 from tests.short_runs import TRAIN, settings
 from tests.tiny_data import write_tiny_data
 from tests.without_horovod import environment_without_horovod
@@ -61,7 +62,7 @@ def shifting(self, batch):
     result = run(self, batch)
     if batch.step == 2:
         with torch.no_grad():
-            next(self._engine.model.parameters()).view(-1)[0] += 1e-6
+            self._engine._leaves()[0].view(-1)[0] += 1e-6
     return result
 TrainingStep.run = shifting
 """
@@ -159,6 +160,17 @@ def test_rank_with_another_data_root_is_refused(other_data: Path, tmp_path: Path
     )
 
 
+def test_rank_with_other_code_is_refused(tiny_data: Path, tmp_path: Path, mpirun: Launcher) -> None:
+    shutil.copytree(REPOSITORY / "hvd_r2n2", tmp_path / "other" / "hvd_r2n2")
+    with (tmp_path / "other" / "hvd_r2n2" / "models" / "losses.py").open("a") as file:
+        file.write("# another version\n")
+    fault = f"sys.path.insert(0, {str(tmp_path / 'other')!r})"
+    done = faulty(mpirun, fault, *arguments(tiny_data), "--out", tmp_path / "run")
+    message = r"error: the code of hvd_r2n2 is not the same on all ranks \(rank 0: \w{16}, rank 1: \w{16}\); every rank"
+    assert re.search(message, lines_of_ranks(done)[-1])
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 @pytest.mark.parametrize(
     ("error", "first", "last"),
     [
@@ -215,8 +227,13 @@ def test_loss_that_is_not_finite_stops_all_and_names_the_sample(
     assert last_step(tmp_path / "run") == 2
 
 
-def test_parameter_that_changed_on_one_rank_is_found(tiny_data: Path, tmp_path: Path, mpirun: Launcher) -> None:
-    done = faulty(mpirun, SHIFTED, *arguments(tiny_data), "--out", tmp_path / "run")
+@pytest.mark.parametrize("strategy", ["none", "pipeline", "kernel"])
+def test_parameter_that_changed_on_one_rank_is_found(
+    strategy: str, tiny_data: Path, tmp_path: Path, mpirun: Launcher
+) -> None:
+    more = ["split.cut=[decoder.block7]"] if strategy == "pipeline" else ["model.width=0.0625"]
+    split = [word for setting in (f"split.strategy={strategy}", *more) for word in ("--set", setting)]
+    done = faulty(mpirun, SHIFTED, *arguments(tiny_data), *split, "--out", tmp_path / "run")
     lines = lines_of_ranks(done)
     message = "hvd_r2n2.train: error: step 4: parameters: rank(s) 1 differ from the rest; training stops"
     assert lines

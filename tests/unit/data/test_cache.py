@@ -1,5 +1,7 @@
 import errno
 import fcntl
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -17,6 +19,7 @@ import pytest
 from PIL import Image
 
 from hvd_r2n2.config import DataConfig
+from hvd_r2n2.data import cache as cache_file
 from hvd_r2n2.data import cache_build
 from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.data.layout import ModelRef, fingerprint
@@ -158,6 +161,31 @@ def test_a_cache_that_is_not_whole_or_not_ours_is_built_anew(root: Path, damage:
             "renamed": other.read_bytes(),
         }[damage]
     )
+    told: list[str] = []
+    assert opened(root, told).content_digest == digest
+    assert path.read_bytes() == data
+    assert any(str(path) in line and "it is built anew" in line for line in told)
+
+
+@pytest.mark.parametrize("forgery", ["list", "no models", "deep", "other model", "box outside"])
+def test_a_cache_whose_index_is_forged_is_built_anew(root: Path, forgery: str) -> None:
+    digest = opened(root).content_digest
+    (path,) = root.rglob(f"{CHAIR}-*.cache")
+    data = path.read_bytes()
+    offset, index = cache_file._read_index(path)
+    length = int.from_bytes(index[:8], "little")
+    described, tables = json.loads(index[8 : 8 + length]), bytearray(index[8 + length :])
+    if forgery == "no models":
+        del described["models"]
+    elif forgery == "other model":
+        described["models"][0] = "../x"
+    elif forgery == "box outside":  # shifted: its rectangle is as large as before
+        tables[0:2] = b"\xff\xff"
+    text = {"list": "[]", "deep": "[" * 100_000}.get(forgery, json.dumps(described)).encode()
+    forged = len(text).to_bytes(8, "little") + text + tables
+    total = offset + len(forged)
+    preamble = cache_file._PREAMBLE.pack(data[:16], offset, len(forged), total, hashlib.sha256(forged).digest())
+    path.write_bytes(preamble + data[len(preamble) : offset] + forged)
     told: list[str] = []
     assert opened(root, told).content_digest == digest
     assert path.read_bytes() == data

@@ -295,3 +295,33 @@ def test_classes_of_renderings_are_categories_in_the_order_of_their_ids() -> Non
     assert category_names(["lamp", CHAIR]) == ("chair", "lamp")
     with pytest.raises(ValueError, match="unknown category 'lamb'"):
         category_names(["lamb"])
+
+
+@pytest.mark.parametrize("fault", ["cut", "gone"])
+def test_picture_lost_in_the_middle_is_replaced_by_the_next(folder: Path, fault: str) -> None:
+    dataset = opened(folder)
+    lost = int(dataset.train[3])
+    path = folder / str(dataset.refs[lost])
+    if fault == "cut":
+        path.write_bytes(path.read_bytes()[:50])
+    else:
+        path.unlink()
+    config = DataConfig(damaged_samples="replace")
+    settings: dict[str, object] = {"rank": 0, "size": 1, "seed": 0, "min_views": 1, "max_views": 1}
+    with training_batches(
+        dataset, indices=dataset.train, batch_size=6, start_step=0, end_step=4, config=config, **settings
+    ) as batches:
+        taken = list(batches)
+    replaced = [text for batch in taken for text in batch.replaced]
+    assert replaced
+    assert all(
+        text.startswith(f"{dataset.refs[int(dataset.train[4])]} takes the place of {dataset.refs[lost]} (")
+        for text in replaced
+    )
+    assert not any(lost in batch.indices.tolist() for batch in taken)
+    with pytest.raises(OSError, match=f"reading sample {dataset.refs[lost]} for step"):
+        list(
+            training_batches(
+                dataset, indices=dataset.train, batch_size=6, start_step=0, end_step=4, config=DataConfig(), **settings
+            )
+        )

@@ -254,3 +254,58 @@ def test_closing_does_not_wait_for_the_batches_that_were_not_begun() -> None:
     stream.close()
     assert begun == [0]
     assert loader_threads() == []
+
+
+def damage(root: Path, dataset: Dataset, sample: int) -> None:
+    """Flip a bit of a sample's last picture in the cache, in place, as a failing disk does."""
+    cache = dataset._locations[sample].cache
+    offset = int(cache._crop_offsets_NV[dataset._locations[sample].position, -1])
+    (path,) = root.rglob("*.cache")
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 16]))
+
+
+def test_sample_damaged_since_the_start_stops_and_is_named(dataset: Dataset, tmp_path: Path) -> None:
+    damage(tmp_path, dataset, 4)
+    message = rf"reading sample {CHAIR}/m\d+ for step \d: .*\.cache: damaged at {dataset.refs[4]}; remove this file"
+    with pytest.raises(OSError, match=message):
+        take(training(dataset))
+    with pytest.raises(OSError, match=message):  # a replaced sample would make its figures wrong
+        take(evaluation_batches(dataset, np.arange(11), 1, 4, 0, 1))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_damaged_sample_is_replaced_by_the_same_one_on_any_number_of_ranks(
+    dataset: Dataset, tmp_path: Path, size: int
+) -> None:
+    whole = take(training(dataset))
+    for sample in (4, 5, 10):  # the one after 4 is damaged, too, and after the last comes the first
+        damage(tmp_path, dataset, sample)
+    again = open_dataset(DataConfig(), tmp_path / "root", 32, pytest.fail, 2)
+    config = DataConfig(prefetch_batches=3, damaged_samples="replace")
+    ranks = [take(training(again, rank, size, config=config)) for rank in range(size)]
+    stands_for = {4: 6, 5: 6, 10: 1}
+    for step, before in enumerate(whole):
+        parts = [batches[step] for batches in ranks]
+        indices = torch.cat([part.indices for part in parts]).tolist()
+        assert indices == [stands_for.get(index, index) for index in before.indices.tolist()]
+        grids = torch.cat([part.targets for part in parts])
+        for index, grid in zip(indices, grids, strict=True):
+            np.testing.assert_array_equal(grid, again.occupancy(index))
+        # Views and augmentation stay those that were drawn for the sample that is damaged.
+        offsets = torch.cat([part.draws.offsets_VB2 for part in parts], dim=1)
+        assert torch.equal(offsets, before.draws.offsets_VB2)
+        told = [text for part in parts for text in part.replaced]
+        assert len(told) == sum(index in stands_for for index in before.indices.tolist())
+        assert all("takes the place of" in text and "damaged" in text for text in told)
+
+
+def test_nothing_whole_to_take_is_an_error(dataset: Dataset, tmp_path: Path) -> None:
+    for sample in (2, 3):
+        damage(tmp_path, dataset, sample)
+    config = DataConfig(damaged_samples="replace")
+    with pytest.raises(OSError, match="reading sample .* damaged"):
+        take(training(dataset, indices=np.array([2, 3]), batch_size=2, config=config))

@@ -121,29 +121,56 @@ def test_reason_of_the_end_is_in_the_log(tmp_path: Path) -> None:
     assert (tmp_path / "train.log").read_text().endswith(" stopped by ValueError: no such data\n")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_full_disk_is_told_with_the_name_of_the_file(tmp_path: Path) -> None:
+needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+
+
+@needs_dev_full
+def test_full_disk_is_a_warning_once_with_the_name_of_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "train.log").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left on device") as caught, open_log(tmp_path) as log:
-        log.line("text")
-    assert caught.value.filename == str(tmp_path / "train.log")
+    with open_log(tmp_path) as log:
+        log.line("one")
+        log.line("two")
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == ["one", "two"]
+    assert shown.err.splitlines() == [
+        f"warning: {tmp_path}: train.log: No space left on device; training goes on without what belongs there"
+    ]
     with pytest.raises(ValueError, match="what failed first"), open_log(tmp_path):
         raise ValueError("what failed first")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@needs_dev_full
+def test_picture_that_cannot_be_written_is_tried_again_with_the_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_log(tmp_path) as log:
+        (tmp_path / "pictures").write_text("a file where the folder should be")
+        log.picture(1, "validation", PICTURE_HW3)
+        (tmp_path / "pictures").unlink()
+        log.picture(2, "validation", PICTURE_HW3)
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["validation-step-00000002.png"]
+    first, second = capsys.readouterr().err.splitlines()
+    assert "pictures: File exists; training goes on" in first
+    assert second.endswith("pictures: can be written again")
+
+
+@needs_dev_full
 def test_full_disk_for_tensorboard_is_told_once_and_without_a_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     printed: list[threading.ExceptHookArgs] = []
     hook = printed.append
     monkeypatch.setattr(threading, "excepthook", hook)
-    with pytest.raises(OSError, match="No space left on device") as caught, open_log(tmp_path, tensorboard=True) as log:
+    with open_log(tmp_path, tensorboard=True) as log:
         (events,) = (tmp_path / "tensorboard").iterdir()
         (tmp_path / "full").symlink_to("/dev/full")
         (tmp_path / "full").replace(events)  # at once: the writer's thread opens the file for every event
         log.scalars(1, {"train/loss": 1.0})
-    assert caught.value.filename == str(tmp_path / "tensorboard")
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {tmp_path}: tensorboard: No space left on device; training goes on without what belongs there"
+    ]
     assert not printed
     assert threading.excepthook is hook
     assert read(tmp_path) == [{"step": 1, "train/loss": 1.0}]
@@ -183,11 +210,13 @@ def test_memory_of_a_process_is_its_peak() -> None:
     assert memory_bytes(torch.device("cpu")) == pytest.approx(peak_bytes, rel=0.02)
 
 
-def test_figures_of_all_ranks_are_means_of_shares_the_slowest_speed_and_else_maxima() -> None:
+def test_figures_of_all_ranks_are_means_of_shares_the_slowest_speed_sums_of_totals_and_else_maxima() -> None:
     one = {"time/data_share": 0.1, "speed/images_per_s": 30.0, "time/step_median_s": 1.0, "memory/peak_bytes": 7.0}
     other = {"time/data_share": 0.3, "speed/images_per_s": 20.0, "time/step_median_s": 3.0, "memory/peak_bytes": 5.0}
+    one["data/replaced_total"], other["data/replaced_total"] = 2.0, 1.0
     assert over_ranks([one, other]) == {
         "time/data_share": pytest.approx(0.2),
+        "data/replaced_total": 3.0,
         "speed/images_per_s": 20.0,
         "time/step_median_s": 3.0,
         "memory/peak_bytes": 7.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from hvd_r2n2.training.checkpoint import (
     TrainingState,
     find_checkpoint,
     find_newest,
+    open_checkpoint,
     point_links,
     read_checkpoint,
     restore,
@@ -146,6 +148,54 @@ def test_users_path_may_be_a_run_or_a_checkpoint(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path).name == "step-00000002"
     with pytest.raises(ValueError, match="neither a checkpoint .* it does not exist"):
         find_checkpoint(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("damage", ["flipped", "no manifest"])
+def test_damaged_best_of_a_run_is_passed_over_for_the_newest_whole_one(tmp_path: Path, damage: str) -> None:
+    for step in (1, 2, 3):
+        write(tmp_path / "checkpoints", step, best_step=1)
+    best = tmp_path / "checkpoints" / "step-00000001"
+    if damage == "flipped":
+        content = bytearray((best / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (best / "model.safetensors").write_bytes(content)
+    else:
+        (best / "manifest.json").unlink()
+    warnings: list[str] = []
+    assert open_checkpoint(tmp_path, warnings.append).step == 3
+    assert len(warnings) == 1
+    assert str(best) in warnings[0]
+    assert warnings[0].endswith("; taking the newest whole one")
+    with pytest.raises(ValueError, match="step-00000001|neither a checkpoint"):  # it was named itself
+        open_checkpoint(best, pytest.fail)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        '{"step": "7"}',
+        '{"step": -1}',
+        '{"step": true}',
+        '{"train_seconds": NaN}',
+        '{"data_digest": 1}',
+        '{"spikes": {"losses": [1, "x"]}}',
+        '{"spikes": {"losses": 7}}',
+        '{"spikes": [1]}',
+        "[" * 100_000,
+        "7",
+    ],
+)
+def test_state_that_is_none_is_refused(tmp_path: Path, state: str) -> None:
+    write(tmp_path, 1)
+    path = tmp_path / "step-00000001"
+    if state.startswith("{"):
+        state = json.dumps(json.loads((path / "state.json").read_text()) | json.loads(state))
+    (path / "state.json").write_text(state)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["state.json"] = {"bytes": len(state), "sha256": hashlib.sha256(state.encode()).hexdigest()}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="state.json"):
+        read_checkpoint(path)
 
 
 def test_foreign_folder_is_not_a_checkpoint(tmp_path: Path) -> None:

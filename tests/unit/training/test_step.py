@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from hvd_r2n2.models import Network, voxel_loss_stage
 from hvd_r2n2.training.consistency import check_equal, check_same_start, parameter_digest
 from hvd_r2n2.training.engine import OneDevice
 from hvd_r2n2.training.setup import build_model
+from hvd_r2n2.training.spike_guard import FEWEST, LossSpikeError, SpikeHistory
 from hvd_r2n2.training.step import NonFiniteError, TrainingStep
 from hvd_r2n2.training.task_reconstruction import ReconstructionTask
 
@@ -88,6 +91,23 @@ def test_weights_that_overflow_stop_training(dataset: Dataset) -> None:
         next(iter(model.parameters())).fill_(1e38)
     with pytest.raises(NonFiniteError, match="step 1: "):
         step_of(model).run(first_batch(dataset))
+
+
+@pytest.mark.parametrize("action", ["stop", "skip"])
+def test_spike_of_the_loss_moves_no_weights(dataset: Dataset, action: Literal["stop", "skip"]) -> None:
+    config = replace(CONFIG, train=replace(CONFIG.train, spike_factor=2.0, spike_action=action))
+    model = build_model(config.model, 0)
+    before = parameter_digest(model)
+    engine = OneDevice(config, model, voxel_loss_stage(), Alone())
+    history = SpikeHistory(losses=(0.01,) * FEWEST)
+    step = TrainingStep(config, ReconstructionTask(config), engine, torch.device("cpu"), history)
+    if action == "stop":
+        with pytest.raises(LossSpikeError, match=r"step 1: the loss is 1\.\d+, more than train.spike_factor=2 times"):
+            step.run(first_batch(dataset))
+    else:
+        assert step.run(first_batch(dataset)).is_skipped
+        assert step.guard.history.skipped == 1
+    assert parameter_digest(model) == before
 
 
 class TwoRanks(Alone):
