@@ -8,11 +8,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 
 from hvd_r2n2.comm.communicator import Alone, Communicator, JobError
 from hvd_r2n2.comm.launch import Launch, launch_facts
+from hvd_r2n2.common.exit_codes import ExitCode
 
 _SECONDS_FOR_RANK_0 = 1.0
 """What all ranks find wrong, rank 0 says for all of them: the others wait so long, and are ended meanwhile."""
@@ -20,6 +22,8 @@ _SECONDS_FOR_RANK_0 = 1.0
 _SECONDS_FOR_THE_OTHER = 3.0
 """A rank that was left alone waits so long before it says so: the launcher ends it meanwhile, and the message of the
 rank that failed stays the last."""
+
+_SECONDS_FOR_THE_OTHERS_TO_GO = 3.0
 
 
 def connect() -> Communicator:
@@ -44,7 +48,19 @@ def connect() -> Communicator:
     return HorovodRanks(launch)
 
 
-def abort(message: str, exit_code: int = 1) -> None:
+def leave(code: ExitCode) -> NoReturn:
+    """End this process with `code` after the ranks have closed; every rank calls it.
+
+    A launcher that sees a code other than 0 ends the other ranks, and may then report how those died. So only rank 0
+    has the code, and gives it when the others have had time to go.
+    """
+    is_root = launch_facts().rank == 0
+    if is_root and launch_facts().size > 1:
+        time.sleep(_SECONDS_FOR_THE_OTHERS_TO_GO)
+    sys.exit(code if is_root else ExitCode.DONE)
+
+
+def abort(message: str, exit_code: int = ExitCode.FAILED) -> None:
     """Print `message` and end this process and the whole job at once, with `exit_code`; does not return.
 
     Exiting in good order would shut Horovod down, and the other ranks would bury the message under errors of their
@@ -93,7 +109,7 @@ def run_door(program: str, main: Callable[[], None]) -> None:
     except torch.OutOfMemoryError as error:
         abort(f"{program}: error: {error}\n(a larger train.accumulation, or a smaller batch, needs less memory)")
     except KeyboardInterrupt:
-        abort(f"{program}: interrupted", exit_code=130)
+        abort(f"{program}: interrupted", exit_code=ExitCode.INTERRUPTED)
     except Exception as error:
         if type(error).__name__ == "HorovodInternalError":
             time.sleep(_SECONDS_FOR_THE_OTHER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,8 @@ class StepReport:
     """When each task of a split ran."""
     bytes_moved: int = 0
     """Bytes that a device took from another one."""
+    is_asked_to_stop: bool = False
+    """Whether any rank was asked to stop before this step's gradients were averaged; the same on every rank."""
 
 
 class Engine(ABC):
@@ -62,12 +64,15 @@ class Engine(ABC):
     def __init__(self, config: Config, model: Network, communicator: Communicator) -> None:
         self.config, self.model, self.communicator = config, model, communicator
 
-    def step(self, inputs: Mapping[str, Tensor], learning_rate: float) -> StepReport:
+    def step(
+        self, inputs: Mapping[str, Tensor], learning_rate: float, *, asked_to_stop: Callable[[], bool] = lambda: False
+    ) -> StepReport:
         """Train on this rank's share of one global batch; every rank must call it.
 
         Args:
             inputs: network inputs and target by the names that the stages have for them.
             learning_rate: of this step.
+            asked_to_stop: says whether this rank was, which all ranks learn in the report.
 
         Raises:
             NotFiniteError: on every rank, if loss or gradient of any is not finite; no weight has moved.
@@ -76,12 +81,13 @@ class Engine(ABC):
             optimizer.zero_grad()
         total, tasks, bytes_moved = self._gradients(inputs)
         start = time.perf_counter()
-        pending = self.communicator.average_async(total, "loss")
+        shared = torch.stack([total, torch.full_like(total, asked_to_stop())])
+        pending = self.communicator.average_async(shared, "loss")
         self.averager.finish()
         self.communicator.wait(pending)
         communication_s = time.perf_counter() - start
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._leaves() if p.grad is not None])
-        loss, gradient_norm = total.item(), norm.item()
+        (loss, share_asked), gradient_norm = shared.tolist(), norm.item()
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             raise NotFiniteError(f"the loss is {loss:g} and the gradient's norm {gradient_norm:g}")
         if self.config.train.clip_norm is not None:
@@ -89,7 +95,9 @@ class Engine(ABC):
         for optimizer in self.optimizers:
             set_learning_rate(optimizer, learning_rate)
         self._move_weights()
-        return StepReport(loss, gradient_norm, learning_rate, communication_s, tasks, bytes_moved)
+        return StepReport(
+            loss, gradient_norm, learning_rate, communication_s, tasks, bytes_moved, is_asked_to_stop=share_asked > 0
+        )
 
     @abstractmethod
     def write_back(self) -> None:

@@ -21,6 +21,7 @@ from hvd_r2n2.training.engine import Engine
 from hvd_r2n2.training.placement import Placement
 from hvd_r2n2.training.recorder import Recorder
 from hvd_r2n2.training.step import TrainingStep
+from hvd_r2n2.training.stop_request import StopRequest
 from hvd_r2n2.training.task import Task
 
 
@@ -48,6 +49,8 @@ class Run:
     """What one device takes, if that is to be compared."""
     log: RunLog
     """Where figures go."""
+    stop: StopRequest
+    """Whether this rank was asked to stop."""
 
     @property
     def device(self) -> torch.device:
@@ -55,8 +58,10 @@ class Run:
         return self.placement.devices[0]
 
 
-def train_steps(run: Run, state: TrainingState) -> TrainingState:
-    """Train from `state` to the last step; every rank must call it. Returns where it ended.
+def train_steps(run: Run, state: TrainingState) -> tuple[TrainingState, bool]:
+    """Train from `state` to the last step, or to that in which any rank was asked to stop; every rank must call it.
+
+    Returns where it ended, which has a checkpoint, and whether it was asked to stop.
 
     Raises:
         NonFiniteError: the loss or a gradient is not finite.
@@ -76,7 +81,7 @@ class _Loop:
         )
         self._started = time.perf_counter() - state.train_seconds
 
-    def run(self) -> TrainingState:
+    def run(self) -> tuple[TrainingState, bool]:
         run, config = self._run, self._config
         step = TrainingStep(config, run.task, run.engine, run.device)
         batches = run.task.training_batches(run.dataset, run.communicator, run.device, self._state.step)
@@ -84,14 +89,16 @@ class _Loop:
         with batches:
             start = time.perf_counter()
             for batch in move_ahead(batches, run.device):
-                result = step.run(batch)
+                result = step.run(batch, lambda: run.stop.has_come)
                 num_views, step_s = batch.num_images // len(batch.samples), time.perf_counter() - start
                 self._recorder.step(batch.step + 1, result, step_s, batches.wait_s, num_views)
-                self._after_step(batch.step + 1)
+                self._after_step(batch.step + 1, is_stopping=result.is_asked_to_stop)
+                if result.is_asked_to_stop:
+                    return self._state, True
                 start = time.perf_counter()
-        return self._state
+        return self._state, False
 
-    def _after_step(self, step: int) -> None:
+    def _after_step(self, step: int, *, is_stopping: bool) -> None:
         config = self._config
         self._state = replace(
             self._state,
@@ -106,7 +113,7 @@ class _Loop:
         is_best = False
         if len(self._run.dataset.validation) and (step % config.evaluation.every_steps == 0 or is_last):
             is_best = self._validate(step)
-        if is_best or is_last or step % config.checkpoint.every_steps == 0:
+        if is_best or is_last or is_stopping or step % config.checkpoint.every_steps == 0:
             self._keep()
 
     def _validate(self, step: int) -> bool:

@@ -43,7 +43,7 @@ class Recorder:
             self._expected_s += self._baseline.expected_s(num_views)
         if step == settings.trace_step and self._communicator.is_root:
             write_trace(self._folder / f"trace-step-{step:08d}.json", report.tasks, self._placement.names)
-        if step % settings.every_steps and step != self._config.train.steps:
+        if step % settings.every_steps and step != self._config.train.steps and not report.is_asked_to_stop:
             self._log.step(step, f"loss {report.loss:.4f}  lr {report.learning_rate:.2e}", is_logged=False)
             return
         loss = statistics.fmean(self._losses)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,14 +57,17 @@ class TrainingStep:
         share_of_batch(config, engine.communicator.size)
         self._config, self._task, self._engine, self._device = config, task, engine, device
 
-    def run(self, batch: Batch) -> StepReport:
+    def run(self, batch: Batch, asked_to_stop: Callable[[], bool] = lambda: False) -> StepReport:
         """Train on this rank's share of one global batch; every rank must call it.
+
+        The report says whether any rank was `asked_to_stop`.
 
         Raises:
             NonFiniteError: on every rank, if the loss or the gradient of any is not finite; no weight has moved.
         """
         try:
-            return self._engine.step(self._prepare(batch), learning_rate(self._config, batch.step))
+            rate = learning_rate(self._config, batch.step)
+            return self._engine.step(self._prepare(batch), rate, asked_to_stop=asked_to_stop)
         except NotFiniteError as error:
             found = self._engine.communicator.all_gather_object(self._non_finite_samples(batch))
             ranks = [f"rank {rank}: {', '.join(samples)}" for rank, samples in enumerate(found) if samples]

@@ -1,0 +1,133 @@
+"""`sbatch slurm/train.sh` on a real Slurm: over two nodes, stopped, without power, cut off and launched wrongly."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, Launcher
+from tests.e2e.test_resume import FILES, losses
+from tests.short_runs import TRAIN, settings
+from tests.slurm.conftest import Cluster
+
+SCRIPT = REPOSITORY / "slurm" / "train.sh"
+STEPS = 60
+TWO_NODES = ("--nodes=2", "--ntasks-per-node=1")
+ONE_NODE = ("--nodes=1", "--ntasks-per-node=2")
+
+
+def arguments(data: Path, **values: object) -> list[str]:
+    given = {"train__dtype": "float32", "train__steps": STEPS, "checkpoint__every_steps": 10, "log__every_steps": 1}
+    return settings(data, **(given | {"train__batch_size": 12, "evaluation__every_steps": 30} | values))
+
+
+def end_of(run: Path) -> dict[str, bytes]:
+    assert (run / "checkpoints" / "last").resolve().name == f"step-{STEPS:08d}"
+    return {name: (run / "checkpoints" / "last" / name).read_bytes() for name in FILES}
+
+
+def num_steps(run: Path) -> int:
+    return len(losses(run)) if (run / "metrics.jsonl").exists() else 0
+
+
+def log_of(folder: Path, job: str) -> str:
+    return (folder / f"hvd_r2n2-{job}.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, data: Path, mpirun: Launcher) -> Path:
+    """The same training on two ranks of this machine, without Slurm and without interruption."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    done = mpirun(2, *TRAIN, *arguments(data), "--out", run)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def check_same(run: Path, whole: Path) -> None:
+    assert end_of(run) == end_of(whole)
+    assert losses(run) == losses(whole)
+    assert (run / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "nodes", "places"),
+    [
+        ("mpirun", TWO_NODES, ("node1", "node2")),
+        ("srun", TWO_NODES, ("node1", "node2")),
+        ("horovodrun", ONE_NODE, ("node1", "node1")),  # over nodes it needs ssh, which these do not have
+    ],
+)
+def test_stopped_job_is_requeued_and_ends_in_the_same_bits(
+    launcher: str,
+    nodes: tuple[str, ...],
+    places: tuple[str, str],
+    whole: Path,
+    data: Path,
+    folder: Path,
+    cluster: Cluster,
+) -> None:
+    if launcher == "srun" and "pmix" not in cluster.run("bash", "-c", "srun --mpi=pmix --version 2>&1; ldconfig -p"):
+        pytest.skip("srun --mpi=pmix: no libpmix here (Debian: libpmix2)")
+    job = cluster.submit(*nodes, SCRIPT, *arguments(data), cwd=folder, LAUNCHER=launcher)
+    run = folder / "runs" / f"hvd_r2n2-{job}"
+    cluster.until(lambda: num_steps(run) >= 3, "the third step")
+    cluster.run("scancel", "--batch", "--signal=USR1", job)  # as --signal=B:USR1@120 does
+    assert cluster.wait_for_end(job) == "COMPLETED", log_of(folder, job)
+    assert cluster.facts(job)["Restarts"] == "1"
+    text = log_of(folder, job)
+    assert "stopped after step " in text
+    assert "the job is requeued" in text
+    if cluster.is_throw_away:
+        assert all(f"rank {rank} -> {place} -> cpu" in text for rank, place in enumerate(places)), text
+    check_same(run, whole)
+
+
+def test_job_whose_node_loses_power_is_requeued_and_ends_in_the_same_bits(
+    whole: Path, data: Path, folder: Path, throw_away: Cluster
+) -> None:
+    job = throw_away.submit(*TWO_NODES, SCRIPT, *arguments(data), cwd=folder)
+    run = folder / "runs" / f"hvd_r2n2-{job}"
+    throw_away.until(lambda: num_steps(run) >= 12, "the first checkpoint")
+    throw_away.power("fail", "node2")
+    try:
+        throw_away.until(lambda: throw_away.facts(job)["Restarts"] == "1", "the requeue")
+    finally:
+        throw_away.power("restore", "node2")
+    assert throw_away.wait_for_end(job) == "COMPLETED", log_of(folder, job)
+    assert "going on from step-" in log_of(folder, job)
+    check_same(run, whole)
+
+
+@pytest.mark.parametrize(("cut_s", "restarts"), [(2, "0"), (25, "1")])
+def test_job_outlives_a_cut_of_the_network(
+    cut_s: int, restarts: str, whole: Path, data: Path, folder: Path, throw_away: Cluster
+) -> None:
+    job = throw_away.submit(*TWO_NODES, SCRIPT, *arguments(data), cwd=folder)
+    run = folder / "runs" / f"hvd_r2n2-{job}"
+    throw_away.until(lambda: num_steps(run) >= 12, "the first checkpoint")
+    throw_away.network("down", "node2")
+    try:
+        time.sleep(cut_s)
+    finally:
+        throw_away.network("up", "node2")
+    assert throw_away.wait_for_end(job) == "COMPLETED", log_of(folder, job)
+    assert throw_away.facts(job)["Restarts"] == restarts, log_of(folder, job)
+    check_same(run, whole)
+
+
+def test_launch_of_fewer_ranks_than_tasks_is_refused(data: Path, folder: Path, cluster: Cluster) -> None:
+    command = f"mpirun -np 2 --oversubscribe --bind-to none python -m hvd_r2n2.train --out run --set data.root={data}"
+    job = cluster.submit("--nodes=1", "--ntasks=4", "--output=log", "--wrap", command, cwd=folder)
+    assert cluster.wait_for_end(job) == "FAILED"
+    assert "mpirun started 2 rank(s), but Slurm gave this job 4 task(s)" in (folder / "log").read_text()
+    assert not (folder / "run").exists()
+
+
+def test_copies_that_do_not_know_of_each_other_are_refused(data: Path, folder: Path, cluster: Cluster) -> None:
+    command = f"srun --mpi=none python -m hvd_r2n2.train --out run --set data.root={data}"
+    job = cluster.submit("--nodes=2", "--ntasks=2", "--output=log", "--wrap", command, cwd=folder)
+    assert cluster.wait_for_end(job) == "FAILED"
+    assert "srun started 2 processes (SLURM_STEP_NUM_TASKS), but not as ranks" in (folder / "log").read_text()
+    assert not (folder / "run").exists()
