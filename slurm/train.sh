@@ -70,9 +70,15 @@ while :; do
   kill -0 "$ranks" 2>/dev/null || break
 done
 
+# A node that has gone takes its ranks along, and the launcher may notice it long before Slurm does.
+answers() { timeout 60 srun --overlap --mpi=none --ntasks-per-node=1 "$@" true; }
+has_lost_a_node() {
+  [ "$SLURM_NNODES" -gt 1 ] && answers --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" && ! answers --ntasks="$SLURM_NNODES"
+}
+
 # 85: training has stopped at our asking, or at somebody else's. After we have asked, any other code but 0 means the same:
 # horovodrun makes 1 of all, and a rank that was not listening yet was ended by the signal.
-if [ "$status" = 85 ] || { [ "$asked" = yes ] && [ "$status" != 0 ]; }; then
+if [ "$status" = 85 ] || { [ "$status" != 0 ] && { [ "$asked" = yes ] || has_lost_a_node; }; }; then
   say "exit code $status: the job is requeued, and goes on in $run"
   scontrol requeue "$SLURM_JOB_ID" && exit 0
   say "Slurm does not requeue this job: go on with RUN=$run sbatch $script …" >&2

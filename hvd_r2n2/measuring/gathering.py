@@ -56,11 +56,8 @@ class Gathered:
     @property
     def differing(self) -> tuple[str, ...]:
         """Settings that are not the same in all runs."""
-        return tuple(
-            key
-            for key in self.runs[0].settings
-            if any(r.settings[key] != self.runs[0].settings[key] for r in self.runs)
-        )
+        first = self.runs[0].settings
+        return tuple(key for key in first if any(run.settings[key] != first[key] for run in self.runs))
 
     def speedup(self, run: GatheredRun) -> float:
         """Return its throughput over that of the first run, which has the fewest ranks."""
