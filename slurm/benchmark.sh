@@ -4,7 +4,7 @@
 #   slurm/benchmark.sh "1 2 4" [OPTIONS OF sbatch] -- [ARGUMENTS OF python -m hvd_r2n2.train]
 #
 # Started by hand where sbatch is. RANKS_PER_NODE=N: more ranks than that take several nodes (default: one node). BATCH_PER_RANK=N: weak scaling, train.batch_size is N times the ranks; otherwise the
-# batch is the same for all (strong scaling). Results: runs/scaling-TIME/scaling.json, .png, and the table in gather.log.
+# batch is the same for all (strong scaling). Results: runs/scaling-TIME/benchmark.json, .png, and the table in gather.log.
 set -euo pipefail
 script=${BASH_SOURCE[0]}
 home=$(dirname "$(dirname "$(realpath "$script")")")
@@ -25,4 +25,4 @@ for ranks in $numbers; do
   jobs+=("$(RUN=${runs[-1]} sbatch --parsable --job-name="scaling-$ranks" --output="$folder/%x-%j.log" \
     "${options[@]}" --nodes="$nodes" --ntasks-per-node="$((ranks / nodes))" "$home/slurm/train.sh" "${arguments[@]}" "${weak[@]}")")
 done
-gather_after scaling "$folder" "afterany:$(IFS=:; echo "${jobs[*]}")" "${runs[@]}"
+gather_after benchmark "$folder" "afterany:$(IFS=:; echo "${jobs[*]}")" "${runs[@]}"

@@ -75,7 +75,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, python: Lau
     ("function", "times", "more", "step"),
     [
         (STEP, "3,3", {}, 3),
-        (STEP, "1", {}, 1),
         (SAVE, "1", {"checkpoint__every_steps": 2}, 3),  # while a checkpoint is written: the next step is the last one
         (CLOSE, "1", {}, None),  # when all is done
     ],
@@ -127,20 +126,14 @@ def test_horovodrun_makes_one_of_the_code(tiny_data: Path, tmp_path: Path, horov
     assert read_checkpoint((run / "checkpoints" / "last").resolve()).step == 3
 
 
-def test_signal_may_be_another_one(tiny_data: Path, tmp_path: Path, python: Launcher) -> None:
-    run = tmp_path / "run"
-    words = arguments(tiny_data, checkpoint__signal="TERM")
-    done = python("-c", SIGNALLED, "TERM", *STEP, "0", "2", *words, "--out", run)
-    assert done.returncode == ExitCode.STOPPED, done.stderr
-    assert "stopped after step 2, as asked (signal TERM)" in done.stdout
-
-
 def test_stop_between_two_lines_of_the_log_loses_no_loss(
     whole: Path, tiny_data: Path, tmp_path: Path, python: Launcher
 ) -> None:
     run = tmp_path / "run"
-    words = arguments(tiny_data, log__every_steps=4)
-    python("-c", SIGNALLED, "USR1", *STEP, "0", "2", *words, "--out", run)
+    words = arguments(tiny_data, log__every_steps=4, checkpoint__signal="TERM")
+    done = python("-c", SIGNALLED, "TERM", *STEP, "0", "2", *words, "--out", run)
+    assert done.returncode == ExitCode.STOPPED, done.stderr
+    assert "stopped after step 2, as asked (signal TERM)" in done.stdout
     resumed = python(*TRAIN, "--resume", "--out", run)
     assert resumed.returncode == 0, resumed.stderr
     each = dict(losses(whole))
