@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the scripts of this folder share: where they are, which Python there is, and how ranks are started.
 #
-# Read with `source`, after $script and $home have been set. Set by the user, before sbatch or in the environment that it exports:
+# Read with `source`, after $script and $home have been set. The user sets, in the environment that sbatch passes on:
 #   LAUNCHER   srun | mpirun | horovodrun      (mpirun)
 #   MODULES    environment modules to load, such as "gcc/12 openmpi/4.1"   (none)
 #   VENV       virtual environment             (.venv of the checkout; empty: Python is the one on PATH)
@@ -59,8 +59,9 @@ gather_after() {
   local name=$1 folder=$2 dependency=$3 command
   shift 3
   enter_environment
-  printf -v command '%q ' "${python[@]}" -m hvd_r2n2.gather "$@" --json "$folder/$name.json" --picture "$folder/$name.png"
+  local results=$folder/$name
+  printf -v command '%q ' "${python[@]}" -m hvd_r2n2.gather "$@" --json "$results.json" --picture "$results.png"
   sbatch --parsable --job-name="$name-gather" --dependency="$dependency" --ntasks=1 --time=10 \
     --output="$folder/gather.log" --wrap="$command" >/dev/null
-  say "results will be in $folder/$name.json, $name.png and gather.log"
+  say "results will be in $results.json, $results.png and $folder/gather.log"
 }

@@ -3,8 +3,10 @@
 #
 #   slurm/sweep.sh FILE [OPTIONS OF sbatch] -- [ARGUMENTS OF python -m hvd_r2n2.train]
 #
-# Started by hand where sbatch is. A line of FILE holds further arguments, such as: --set train.seed=3 --set train.dtype=float32
-# Words are parted by spaces; there are no quotes. Results: runs/sweep-TIME/sweep.json, .png, and the table in gather.log.
+# Started by hand where sbatch is. Results: runs/sweep-TIME/sweep.json, .png, and the table in gather.log.
+# A line of FILE holds further arguments, such as: --set train.seed=3 --set train.dtype=float32
+# Words are parted by spaces; there are no quotes.
+#   RUN=FOLDER         where runs and results go                    (runs/sweep-TIME)
 set -euo pipefail
 script=${BASH_SOURCE[0]}
 home=$(dirname "$(dirname "$(realpath "$script")")")

@@ -10,8 +10,8 @@
 #SBATCH --job-name=hvd_r2n2
 # Nodes of the same kind; with more than one, checkout, data and RUN lie on a file system that all of them share.
 #SBATCH --nodes=1
-# Ranks a node. With a split: GPUs a node / 2 (and --gres=gpu:GPUS, for the whole node rather than --gpus-per-task, which
-# hides a rank's GPUs from the others and with that their direct copies). Without a split: GPUs a node. Without GPUs: some.
+# Ranks a node: its GPUs / 2 with a split, its GPUs without, or some where there are none. GPUs are asked for by
+# --gres=gpu:GPUS, for the node as a whole: --gpus-per-task hides those of other ranks, and with that direct copies.
 #SBATCH --ntasks-per-node=1
 # Cores a rank: its loader threads, and all arithmetic where there is no GPU.
 #SBATCH --cpus-per-task=4
@@ -46,23 +46,27 @@ if [ -n "${SWEEP:-}" ]; then # a task of slurm/sweep.sh: its line of the file, a
   run=$(dirname "$SWEEP")/$(printf '%04d' "$SLURM_ARRAY_TASK_ID")
   read -r -a settings <<<"$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$SWEEP")"
 fi
-enter_environment
-say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $SLURM_NTASKS rank(s) on $SLURM_JOB_NODELIST, run in $run"
-
-asked=no
+asked=no ranks=
 # shellcheck disable=SC2329  # a trap calls it
 forward() {
   asked=yes
   say "asked to stop: passing it on"
-  case ${LAUNCHER:-mpirun} in
-    # horovodrun would die of it. One rank is enough, and rank 0 is on this node and stands in the lock of the run.
-    horovodrun) kill -USR1 "$(sed -n '1s/^process \([0-9]*\) on .*/\1/p' "$run/.lock")" || true ;;
-    *) kill -USR1 "$ranks" || true ;;
-  esac
+  local target=$ranks
+  if [ "${LAUNCHER:-mpirun}" = horovodrun ]; then
+    # It would die of it. One rank is enough: rank 0 is on this node, and stands in the lock of its run.
+    target=$(sed -n '1s/^process \([0-9]*\) on .*/\1/p' "$run/.lock" 2>/dev/null) || return 0
+    grep -qz "^SLURM_JOB_ID=$SLURM_JOB_ID\$" "/proc/$target/environ" 2>/dev/null || return 0
+  fi
+  [ -z "$target" ] || kill -USR1 "$target" || true
 }
+trap forward USR1
+
+enter_environment
+say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $SLURM_NTASKS rank(s) on $SLURM_JOB_NODELIST, in $run"
 start_ranks -m hvd_r2n2.train --resume --out "$run" "$@" "${settings[@]}" &
 ranks=$!
-trap forward USR1
+[ "$asked" = no ] || forward # it came while there were no ranks yet
+
 # A trapped signal ends `wait` early: wait again as long as the launcher lives.
 status=0
 while :; do
@@ -73,11 +77,12 @@ done
 # A node that has gone takes its ranks along, and the launcher may notice it long before Slurm does.
 answers() { timeout 60 srun --overlap --mpi=none --ntasks-per-node=1 "$@" true; }
 has_lost_a_node() {
-  [ "$SLURM_NNODES" -gt 1 ] && answers --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" && ! answers --ntasks="$SLURM_NNODES"
+  [ "$SLURM_NNODES" -gt 1 ] && answers --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" &&
+    ! answers --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES"
 }
 
-# 85: training has stopped at our asking, or at somebody else's. After we have asked, any other code but 0 means the same:
-# horovodrun makes 1 of all, and a rank that was not listening yet was ended by the signal.
+# 85: training has stopped at our asking, or at somebody else's. After we have asked, any other code but 0 means the
+# same: horovodrun makes 1 of all, and a rank that was not listening yet was ended by the signal.
 if [ "$status" = 85 ] || { [ "$status" != 0 ] && { [ "$asked" = yes ] || has_lost_a_node; }; }; then
   say "exit code $status: the job is requeued, and goes on in $run"
   scontrol requeue "$SLURM_JOB_ID" && exit 0
