@@ -24,6 +24,7 @@ _SECONDS_FOR_THE_OTHER = 3.0
 rank that failed stays the last."""
 
 _SECONDS_FOR_THE_OTHERS_TO_GO = 3.0
+"""Rank 0 waits so long before it gives the launcher a code that makes it end what is left of the job."""
 
 
 def connect() -> Communicator:
@@ -54,10 +55,12 @@ def leave(code: ExitCode) -> NoReturn:
     A launcher that sees a code other than 0 ends the other ranks, and may then report how those died. So only rank 0
     has the code, and gives it when the others have had time to go.
     """
-    is_root = launch_facts().rank == 0
-    if is_root and launch_facts().size > 1:
+    launch = launch_facts()
+    if launch.rank:
+        sys.exit(ExitCode.DONE)
+    if launch.size > 1:
         time.sleep(_SECONDS_FOR_THE_OTHERS_TO_GO)
-    sys.exit(code if is_root else ExitCode.DONE)
+    sys.exit(code)
 
 
 def abort(message: str, exit_code: int = ExitCode.FAILED) -> None:
