@@ -53,10 +53,21 @@ class Cluster:
         """Return what Slurm knows of a job."""
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "show", "job", "-o", job)))
 
+    def has_ended(self, job: str) -> bool:
+        """Whether a job is over, requeues included."""
+        return self.facts(job)["JobState"] not in UNFINISHED
+
     def wait_for_end(self, job: str) -> str:
-        """Return the state in which a job has ended, requeues included."""
-        self.until(lambda: self.facts(job)["JobState"] not in UNFINISHED, f"job {job} to end")
+        """Return the state in which a job has ended."""
+        self.until(lambda: self.has_ended(job), f"job {job} to end")
         return self.facts(job)["JobState"]
+
+    def require_pmix(self) -> None:
+        """Skip the test where srun cannot start ranks of MPI."""
+        words = ["srun", "--mpi=pmix", "--ntasks=1", "true"]
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            pytest.skip(f"srun --mpi=pmix does not work here (Debian: libpmix-dev is needed): {done.stderr.strip()}")
 
     def until(self, is_so: Callable[[], bool], what: str) -> None:
         """Wait for something, but not for ever."""

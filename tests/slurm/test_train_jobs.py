@@ -13,14 +13,14 @@ from tests.short_runs import TRAIN, settings
 from tests.slurm.conftest import Cluster
 
 SCRIPT = REPOSITORY / "slurm" / "train.sh"
-STEPS = 24
+STEPS = 40
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=1")
 ONE_NODE = ("--nodes=1", "--ntasks-per-node=2")
 
 
 def arguments(data: Path, **values: object) -> list[str]:
     given = {"train__dtype": "float32", "train__steps": STEPS, "checkpoint__every_steps": 4, "log__every_steps": 1}
-    return settings(data, **(given | {"train__batch_size": 12, "evaluation__every_steps": 12} | values))
+    return settings(data, **(given | {"train__batch_size": 12, "evaluation__every_steps": 20} | values))
 
 
 def end_of(run: Path) -> dict[str, bytes]:
@@ -34,6 +34,14 @@ def num_steps(run: Path) -> int:
 
 def log_of(folder: Path, job: str) -> str:
     return (folder / f"hvd_r2n2-{job}.log").read_text()
+
+
+def wait_for_steps(cluster: Cluster, job: str, folder: Path, count: int) -> Path:
+    """Wait until a job has trained so many steps; return its run."""
+    run = folder / "runs" / f"hvd_r2n2-{job}"
+    cluster.until(lambda: num_steps(run) >= count or cluster.has_ended(job), f"{count} steps")
+    assert num_steps(run) >= count, log_of(folder, job)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +76,10 @@ def test_stopped_job_is_requeued_and_ends_in_the_same_bits(
     folder: Path,
     cluster: Cluster,
 ) -> None:
-    if launcher == "srun" and "pmix" not in cluster.run("bash", "-c", "srun --mpi=pmix --version 2>&1; ldconfig -p"):
-        pytest.skip("srun --mpi=pmix: no libpmix here (Debian: libpmix2)")
+    if launcher == "srun":
+        cluster.require_pmix()
     job = cluster.submit(*nodes, SCRIPT, *arguments(data), cwd=folder, LAUNCHER=launcher)
-    run = folder / "runs" / f"hvd_r2n2-{job}"
-    cluster.until(lambda: num_steps(run) >= 3, "the third step")
+    run = wait_for_steps(cluster, job, folder, 3)
     cluster.run("scancel", "--batch", "--signal=USR1", job)  # as --signal=B:USR1@120 does
     assert cluster.wait_for_end(job) == "COMPLETED", log_of(folder, job)
     assert cluster.facts(job)["Restarts"] == "1"
@@ -88,8 +95,7 @@ def test_job_whose_node_loses_power_is_requeued_and_ends_in_the_same_bits(
     whole: Path, data: Path, folder: Path, throw_away: Cluster
 ) -> None:
     job = throw_away.submit(*TWO_NODES, SCRIPT, *arguments(data), cwd=folder)
-    run = folder / "runs" / f"hvd_r2n2-{job}"
-    throw_away.until(lambda: num_steps(run) >= 5, "the first checkpoint")
+    run = wait_for_steps(throw_away, job, folder, 5)  # a checkpoint is there
     throw_away.power("fail", "node2")
     try:
         throw_away.until(lambda: throw_away.facts(job)["Restarts"] == "1", "the requeue")
@@ -105,8 +111,7 @@ def test_job_outlives_a_cut_of_the_network(
     cut_s: int, restarts: str, whole: Path, data: Path, folder: Path, throw_away: Cluster
 ) -> None:
     job = throw_away.submit(*TWO_NODES, SCRIPT, *arguments(data), cwd=folder)
-    run = folder / "runs" / f"hvd_r2n2-{job}"
-    throw_away.until(lambda: num_steps(run) >= 5, "the first checkpoint")
+    run = wait_for_steps(throw_away, job, folder, 5)  # a checkpoint is there
     throw_away.network("down", "node2")
     try:
         time.sleep(cut_s)
