@@ -59,36 +59,33 @@ def check_same(run: Path, whole: Path) -> None:
     assert (run / "summary.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("launcher", "nodes", "places"),
-    [
-        ("mpirun", TWO_NODES, ("node1", "node2")),
-        ("srun", TWO_NODES, ("node1", "node2")),
-        ("horovodrun", ONE_NODE, ("node1", "node1")),  # over nodes it needs ssh, which these do not have
-    ],
-)
-def test_stopped_job_is_requeued_and_ends_in_the_same_bits(
-    launcher: str,
-    nodes: tuple[str, ...],
-    places: tuple[str, str],
-    whole: Path,
-    data: Path,
-    folder: Path,
-    cluster: Cluster,
+def test_stopped_jobs_are_requeued_and_end_in_the_same_bits(
+    whole: Path, data: Path, folder: Path, cluster: Cluster
 ) -> None:
-    if launcher == "srun":
-        cluster.require_pmix()
-    job = cluster.submit(*nodes, SCRIPT, *arguments(data), cwd=folder, LAUNCHER=launcher)
-    run = wait_for_steps(cluster, job, folder, 3)
-    cluster.run("scancel", "--batch", "--signal=USR1", job)  # as --signal=B:USR1@120 does
-    assert cluster.wait_for_end(job) == "COMPLETED", log_of(folder, job)
-    assert cluster.facts(job)["Restarts"] == "1"
-    text = log_of(folder, job)
-    assert "stopped after step " in text
-    assert "the job is requeued" in text
-    if cluster.is_throw_away:
-        assert all(f"rank {rank} on {place}: cpu:0, " in text for rank, place in enumerate(places)), text
-    check_same(run, whole)
+    without_pmix = cluster.reason_against_pmix()
+    launches = {
+        "mpirun": (TWO_NODES, ("node1", "node2")),
+        "srun": (TWO_NODES, ("node1", "node2")),
+        "horovodrun": (ONE_NODE, ("node1", "node1")),  # over nodes it needs ssh, which these do not have
+    }
+    if without_pmix:
+        del launches["srun"]
+    jobs = {}
+    for launcher, (nodes, _) in launches.items():  # the next one starts while the one before waits to start again
+        jobs[launcher] = cluster.submit(*nodes, SCRIPT, *arguments(data), cwd=folder, LAUNCHER=launcher)
+        wait_for_steps(cluster, jobs[launcher], folder, 3)
+        cluster.run("scancel", "--batch", "--signal=USR1", jobs[launcher])  # as --signal=B:USR1@120 does
+    for launcher, job in jobs.items():
+        state, text = cluster.wait_for_end(job), log_of(folder, job)
+        assert (state, cluster.facts(job)["Restarts"]) == ("COMPLETED", "1"), text
+        assert "stopped after step " in text, launcher
+        assert "the job is requeued" in text, launcher
+        if cluster.is_throw_away:
+            places = launches[launcher][1]
+            assert all(f"rank {rank} on {place}: cpu:0, " in text for rank, place in enumerate(places)), text
+        check_same(folder / "runs" / f"hvd_r2n2-{job}", whole)
+    if without_pmix:
+        pytest.skip(f"mpirun and horovodrun passed; {without_pmix}")
 
 
 def test_job_whose_node_loses_power_is_requeued_and_ends_in_the_same_bits(
