@@ -3,6 +3,7 @@
 #
 # Read with `source`, after $script and $home have been set. The user sets, in the environment that sbatch passes on:
 #   LAUNCHER   srun | mpirun | horovodrun      (mpirun)
+#   SIGNAL     USR1 | USR2, what asks ranks to stop   (USR1)
 #   MODULES    environment modules to load, such as "gcc/12 openmpi/4.1"   (none)
 #   VENV       virtual environment             (.venv of the checkout; empty: Python is the one on PATH)
 #   IMAGE      Apptainer image that has hvd_r2n2; replaces VENV            (none)

@@ -4,7 +4,7 @@
 #   sbatch [OPTIONS OF sbatch] …/slurm/train.sh [ARGUMENTS OF python -m hvd_r2n2.train]
 #
 # The run directory is $RUN (runs/NAME-JOB where sbatch was called), the same after every requeue.
-# slurm/common.sh says what else may be set: LAUNCHER, MODULES, VENV, IMAGE.
+# slurm/common.sh says what else may be set: LAUNCHER, SIGNAL, MODULES, VENV, IMAGE.
 
 # What the job is called, in squeue, in its log and in its run directory.
 #SBATCH --job-name=hvd_r2n2
@@ -46,6 +46,7 @@ if [ -n "${SWEEP:-}" ]; then # a task of slurm/sweep.sh: its line of the file, a
   run=$(dirname "$SWEEP")/$(printf '%04d' "$SLURM_ARRAY_TASK_ID")
   read -r -a settings <<<"$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$SWEEP")"
 fi
+signal=${SIGNAL:-USR1}
 asked=no ranks=
 # shellcheck disable=SC2329  # a trap calls it
 forward() {
@@ -57,13 +58,13 @@ forward() {
     target=$(sed -n '1s/^process \([0-9]*\) on .*/\1/p' "$run/.lock" 2>/dev/null) || return 0
     grep -qz "^SLURM_JOB_ID=$SLURM_JOB_ID\$" "/proc/$target/environ" 2>/dev/null || return 0
   fi
-  [ -z "$target" ] || kill -USR1 "$target" || true
+  [ -z "$target" ] || kill "-$signal" "$target" || true
 }
 trap forward USR1
 
 enter_environment
 say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $SLURM_NTASKS rank(s) on $SLURM_JOB_NODELIST, in $run"
-start_ranks -m hvd_r2n2.train --resume --out "$run" "$@" "${settings[@]}" &
+start_ranks -m hvd_r2n2.train --resume --out "$run" --set "checkpoint.signal=$signal" "$@" "${settings[@]}" &
 ranks=$!
 [ "$asked" = no ] || forward # it came while there were no ranks yet
 

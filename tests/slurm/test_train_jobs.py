@@ -72,7 +72,8 @@ def test_stopped_jobs_are_requeued_and_end_in_the_same_bits(
         del launches["srun"]
     jobs = {}
     for launcher, (nodes, _) in launches.items():  # the next one starts while the one before waits to start again
-        jobs[launcher] = cluster.submit(*nodes, SCRIPT, *arguments(data), cwd=folder, LAUNCHER=launcher)
+        signal = "USR2" if launcher == "srun" else "USR1"
+        jobs[launcher] = cluster.submit(*nodes, SCRIPT, *arguments(data), cwd=folder, LAUNCHER=launcher, SIGNAL=signal)
         wait_for_steps(cluster, jobs[launcher], folder, 3)
         cluster.run("scancel", "--batch", "--signal=USR1", jobs[launcher])  # as --signal=B:USR1@120 does
     for launcher, job in jobs.items():
