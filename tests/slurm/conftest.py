@@ -125,19 +125,23 @@ def throw_away(cluster: Cluster) -> Cluster:
     return cluster
 
 
-@pytest.fixture
-def folder(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(scope="session")
+def place(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder that all nodes share."""
     if cluster.is_throw_away:
-        yield tmp_path
+        yield tmp_path_factory.mktemp("slurm")
         return
     with tempfile.TemporaryDirectory(dir=os.environ["SLURM_TEST_DIR"]) as shared:
         yield Path(shared)
 
 
+@pytest.fixture
+def folder(place: Path) -> Path:
+    """Where a test submits its jobs."""
+    return Path(tempfile.mkdtemp(dir=place))
+
+
 @pytest.fixture(scope="session")
-def data(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny data on a file system that all nodes share."""
-    root = tmp_path_factory.mktemp("slurm") if cluster.is_throw_away else Path(os.environ["SLURM_TEST_DIR"])
-    path = root / "tiny-data"
-    return path if path.exists() else write_tiny_data(path)
+def data(place: Path) -> Path:
+    """Boxes in the ShapeNet layout, where all nodes see them."""
+    return write_tiny_data(place / "tiny-data")
