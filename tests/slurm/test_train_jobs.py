@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY, Launcher
+from hvd_r2n2.config import load_config
+from tests.conftest import REPOSITORY
 from tests.e2e.test_resume import FILES, losses
-from tests.short_runs import TRAIN, settings
+from tests.short_runs import settings
 from tests.slurm.conftest import Cluster
 
 SCRIPT = REPOSITORY / "slurm" / "train.sh"
@@ -45,18 +47,30 @@ def wait_for_steps(cluster: Cluster, job: str, folder: Path, count: int) -> Path
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, data: Path, mpirun: Launcher) -> Path:
-    """The same training on two ranks of this machine, without Slurm and without interruption."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    done = mpirun(2, *TRAIN, *arguments(data), "--out", run)
-    assert done.returncode == 0, done.stderr
-    return run
+def whole(place: Path, data: Path, cluster: Cluster) -> Path:
+    """A job over both nodes that nothing interrupts, started outside the checkout with a file of its own."""
+    folder = place / "whole"
+    folder.mkdir()
+    (folder / "settings of mine.yaml").write_text("checkpoint: {keep_last: 2}\n")
+    words = ("--config", "settings of mine.yaml", *arguments(data))
+    job = cluster.submit(*TWO_NODES, SCRIPT, *words, cwd=folder, RUN="run of mine")
+    assert cluster.wait_for_end(job) == "COMPLETED", log_of(folder, job)
+    return folder / "run of mine"
 
 
 def check_same(run: Path, whole: Path) -> None:
     assert end_of(run) == end_of(whole)
     assert losses(run) == losses(whole)
     assert (run / "summary.json").exists()
+
+
+def test_job_over_two_nodes_writes_one_run(whole: Path, cluster: Cluster) -> None:
+    log = (whole / "train.log").read_text()
+    assert "2 rank(s), Horovod" in log
+    assert re.search(r"rank 0 on (\S+): .*\n.*rank 1 on (?!\1:)", log), "both ranks on one node"
+    assert [step for step, _ in losses(whole)] == list(range(1, STEPS + 1))
+    assert load_config(whole / "config.yaml").checkpoint.keep_last == 2
+    assert {path.name for path in whole.parent.iterdir() if path.is_dir()} == {whole.name}
 
 
 def test_stopped_jobs_are_requeued_and_end_in_the_same_bits(
