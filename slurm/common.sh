@@ -62,7 +62,8 @@ gather_after() {
   enter_environment
   local results=$folder/$name
   printf -v command '%q ' "${python[@]}" -m hvd_r2n2.gather "$@" --json "$results.json" --picture "$results.png"
-  sbatch --parsable --job-name="$name-gather" --dependency="$dependency" --ntasks=1 --time=10 \
-    --output="$folder/gather.log" --wrap="$command" >/dev/null
+  # With the user's options, an account or a partition among them, but for one task and no GPU.
+  sbatch --parsable "${options[@]}" --job-name="$name-gather" --dependency="$dependency" --nodes=1 --ntasks=1 \
+    --ntasks-per-node=1 --gres=none --time=10 --output="$folder/gather.log" --wrap="$command" >/dev/null
   say "results will be in $results.json, $results.png and $folder/gather.log"
 }
