@@ -19,6 +19,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck scripts/*.sh slurm/*.sh .ci/run
 
 demo: setup
 	PATH=$(BIN):$$PATH scripts/demo.sh runs/demo

@@ -9,13 +9,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from hvd_r2n2.comm import connect, run_door
+from hvd_r2n2.comm import connect, leave, run_door
+from hvd_r2n2.common.exit_codes import ExitCode
 from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.measuring.baseline import measure_baseline
 from hvd_r2n2.measuring.comparison import Request, for_random_batches
 from hvd_r2n2.telemetry.baseline import write_baseline
 from hvd_r2n2.training.run import train
+from hvd_r2n2.training.stop_request import StopRequest
 
 
 def main() -> None:
@@ -25,12 +27,20 @@ def main() -> None:
         raise ValueError("--resume: needs --out DIR, the run to go on with")
     config = _config(arguments)
     keep_freed_memory()
+    with StopRequest(config.checkpoint.signal) as stop:
+        code = _train(arguments, config, stop)
+    if code != ExitCode.DONE:
+        leave(code)
+
+
+def _train(arguments: argparse.Namespace, config: Config, stop: StopRequest) -> ExitCode:
     communicator = connect()
     out = communicator.broadcast_object(arguments.out or _new_folder(arguments.config))
     if config.log.baseline == "measure":
         config = _with_baseline(config, out, communicator.size)
-    train(config, out, communicator, resume=arguments.resume)
+    code = train(config, out, communicator, stop, resume=arguments.resume)
     communicator.close()
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

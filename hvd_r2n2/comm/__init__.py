@@ -2,7 +2,7 @@
 
 from hvd_r2n2.comm.averager import GradientAverager
 from hvd_r2n2.comm.communicator import Alone, Communicator, JobError
-from hvd_r2n2.comm.connect import abort, connect, run_door
+from hvd_r2n2.comm.connect import abort, connect, leave, run_door
 from hvd_r2n2.comm.devices import RankPlace, choose_devices, gather_places, share_of_cores
 from hvd_r2n2.comm.launch import Launch, find_launcher, launch_environment, launch_facts
 
@@ -20,6 +20,7 @@ __all__ = [
     "gather_places",
     "launch_environment",
     "launch_facts",
+    "leave",
     "run_door",
     "share_of_cores",
 ]

@@ -9,11 +9,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 
 from hvd_r2n2.comm.communicator import Alone, Communicator, JobError
 from hvd_r2n2.comm.launch import Launch, launch_facts
+from hvd_r2n2.common.exit_codes import ExitCode
 
 _SECONDS_FOR_RANK_0 = 1.0
 """What all ranks find wrong, rank 0 says for all of them: the others wait so long, and are ended meanwhile."""
@@ -24,6 +26,9 @@ rank that failed stays the last."""
 
 _SECONDS_FOR_MPI = 10.0
 """Where MPI itself hangs, this process ends without it."""
+
+_SECONDS_FOR_THE_OTHERS_TO_GO = 3.0
+"""Rank 0 waits so long before it gives the launcher a code that makes it end what is left of the job."""
 
 
 def connect() -> Communicator:
@@ -48,7 +53,21 @@ def connect() -> Communicator:
     return HorovodRanks(launch)
 
 
-def abort(message: str, exit_code: int = 1) -> None:
+def leave(code: ExitCode) -> NoReturn:
+    """End this process with `code` after the ranks have closed; every rank calls it.
+
+    A launcher that sees a code other than 0 ends the other ranks, and may then report how those died. So only rank 0
+    has the code, and gives it when the others have had time to go.
+    """
+    launch = launch_facts()
+    if launch.rank:
+        sys.exit(ExitCode.DONE)
+    if launch.size > 1:
+        time.sleep(_SECONDS_FOR_THE_OTHERS_TO_GO)
+    sys.exit(code)
+
+
+def abort(message: str, exit_code: int = ExitCode.FAILED) -> None:
     """Print `message` and end this process and the whole job at once, with `exit_code`; does not return.
 
     Exiting in good order would shut Horovod down, and the other ranks would bury the message under errors of their
@@ -100,7 +119,7 @@ def run_door(program: str, main: Callable[[], None]) -> None:
     except torch.OutOfMemoryError as error:
         abort(f"{program}: error: {error}\n(a larger train.accumulation, or a smaller batch, needs less memory)")
     except KeyboardInterrupt:
-        abort(f"{program}: interrupted", exit_code=130)
+        abort(f"{program}: interrupted", exit_code=ExitCode.INTERRUPTED)
     except Exception as error:
         if type(error).__name__ == "HorovodInternalError":
             time.sleep(_SECONDS_FOR_THE_OTHER)

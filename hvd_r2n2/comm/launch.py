@@ -46,23 +46,36 @@ _VARIABLES = {
 # Numbers of processes that launchers tell of without telling Horovod's MPI its rank. A batch script of Slurm has
 # SLURM_NTASKS, but it is one process: only a step (srun) has SLURM_STEP_NUM_TASKS.
 _SIGNS_OF_OTHERS = {"SLURM_STEP_NUM_TASKS": "srun", "PMI_SIZE": "another MPI's launcher"}
+_PROMISE = "SLURM_NTASKS"
 _UNKNOWN = "not as ranks of Open MPI: use mpirun, horovodrun, or srun --mpi=pmix"
+
+# Ranks would have to take on other numbers in the middle of the run; slurm/README.md says why they do not.
+_NO_ELASTIC = (
+    "horovodrun started this process in elastic mode (HOROVOD_ELASTIC=1), in which ranks come and go, and training "
+    "does not support that: leave out --min-np, --max-np and --host-discovery-script, and go on after a failure with "
+    "--resume, with any number of ranks that divides train.batch_size (slurm/train.sh does so by itself)"
+)
 
 
 def launch_facts(environment: Mapping[str, str] | None = None) -> Launch:
     """Read the launch facts from `environment` (the process's own by default).
 
     Raises:
-        ValueError: the launcher's variables contradict each other, or a launcher started several processes that
-            cannot find each other: each would train alone, and all would write the same run.
+        ValueError: the launcher's variables contradict each other or what Slurm gave the job, or a launcher started
+            several processes that cannot find each other: each would train alone, and all would write the same run;
+            or the launch is elastic.
     """
     environment = os.environ if environment is None else environment
+    if environment.get("HOROVOD_ELASTIC") == "1":
+        raise ValueError(_NO_ELASTIC)
     for launcher, names in _VARIABLES.items():
         if names[0] in environment and names[1] in environment:
             rank, size, local_rank, local_size = (_number(environment.get(name, ""), name) for name in names)
             if not 0 <= rank < size:
                 raise ValueError(f"{names[0]}={rank} does not fit {names[1]}={size}: start all ranks with one launcher")
-            return Launch(launcher, rank, size, local_rank, local_size)
+            launch = Launch(launcher, rank, size, local_rank, local_size)
+            _check_promise(launch, environment)
+            return launch
     _refuse_strangers(environment)
     return Launch("python", 0, 1, 0, 1)
 
@@ -79,12 +92,27 @@ def launch_environment() -> dict[str, str]:
 
     Without what a launcher told this process; this Python comes first on PATH, and root may start ranks.
     """
-    told = {name for names in _VARIABLES.values() for name in names} | _SIGNS_OF_OTHERS.keys()
+    told = {name for names in _VARIABLES.values() for name in names} | _SIGNS_OF_OTHERS.keys() | {_PROMISE}
     kept = {name: value for name, value in os.environ.items() if name not in told}
     kept["PATH"] = f"{sys.prefix}/bin{os.pathsep}{os.environ.get('PATH', '')}"
     if os.geteuid() == 0:
         kept |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return kept
+
+
+def _check_promise(launch: Launch, environment: Mapping[str, str]) -> None:
+    """Raise ValueError if a batch job has another number of tasks than its launcher started ranks.
+
+    Within a step the number is the step's, which for mpirun's own helpers on other nodes is theirs.
+    """
+    promised = environment.get(_PROMISE, "")
+    if "SLURM_STEP_ID" in environment or not promised.isdigit() or int(promised) == launch.size:
+        return
+    raise ValueError(
+        f"{launch.launcher} started {launch.size} rank(s), but Slurm gave this job {promised} task(s) ({_PROMISE}): "
+        f"start one rank a task (-np {promised}), ask sbatch for --ntasks={launch.size}, "
+        f"or unset {_PROMISE} if this is meant"
+    )
 
 
 def _refuse_strangers(environment: Mapping[str, str]) -> None:

@@ -177,6 +177,9 @@ class CheckpointConfig:
     """Steps between two checkpoints; the last step always gets one."""
     keep_last: int = 3
     """How many of the newest are kept, besides the best."""
+    signal: Literal["USR1", "USR2", "TERM"] | None = "USR1"
+    """A rank that gets this signal makes all ranks end the step they are in, write a checkpoint and exit with 85; null:
+    none does. TERM otherwise ends a rank at once, since launchers end the ranks of a failed job with it."""
 
 
 @dataclass(frozen=True)

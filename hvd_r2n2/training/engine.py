@@ -45,6 +45,8 @@ class StepReport:
     """Bytes that a device took from another one."""
     is_skipped: bool = False
     """Whether the weights stayed as they were, since the loss was a spike."""
+    is_asked_to_stop: bool = False
+    """Whether any rank was asked to stop before this step's gradients were averaged; the same on every rank."""
 
 
 class Engine(ABC):
@@ -65,7 +67,12 @@ class Engine(ABC):
         self.config, self.model, self.communicator = config, model, communicator
 
     def step(
-        self, inputs: Mapping[str, Tensor], learning_rate: float, admits: Callable[[float], bool] = lambda loss: True
+        self,
+        inputs: Mapping[str, Tensor],
+        learning_rate: float,
+        admits: Callable[[float], bool] = lambda loss: True,
+        *,
+        asked_to_stop: Callable[[], bool] = lambda: False,
     ) -> StepReport:
         """Train on this rank's share of one global batch; every rank must call it.
 
@@ -73,6 +80,7 @@ class Engine(ABC):
             inputs: network inputs and target by the names that the stages have for them.
             learning_rate: of this step.
             admits: says of the loss, the same on every rank, whether weights may move.
+            asked_to_stop: says whether this rank was, which all ranks learn in the report.
 
         Raises:
             NotFiniteError: on every rank, if loss or gradient of any is not finite; no weight has moved.
@@ -81,22 +89,32 @@ class Engine(ABC):
             optimizer.zero_grad()
         total, tasks, bytes_moved = self._gradients(inputs)
         start = time.perf_counter()
-        pending = self.communicator.average_async(total, "loss")
+        shared = torch.stack([total, torch.full_like(total, asked_to_stop())])
+        pending = self.communicator.average_async(shared, "loss")
         self.averager.finish()
         self.communicator.wait(pending)
         communication_s = time.perf_counter() - start
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._leaves() if p.grad is not None])
-        loss, gradient_norm = total.item(), norm.item()
+        (loss, share_asked), gradient_norm = shared.tolist(), norm.item()
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             raise NotFiniteError(f"the loss is {loss:g} and the gradient's norm {gradient_norm:g}")
-        if not admits(loss):
-            return StepReport(loss, gradient_norm, learning_rate, communication_s, tasks, bytes_moved, is_skipped=True)
-        if self.config.train.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._leaves(), self.config.train.clip_norm, norm)
-        for optimizer in self.optimizers:
-            set_learning_rate(optimizer, learning_rate)
-        self._move_weights()
-        return StepReport(loss, gradient_norm, learning_rate, communication_s, tasks, bytes_moved)
+        is_admitted = admits(loss)
+        if is_admitted:
+            if self.config.train.clip_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(self._leaves(), self.config.train.clip_norm, norm)
+            for optimizer in self.optimizers:
+                set_learning_rate(optimizer, learning_rate)
+            self._move_weights()
+        return StepReport(
+            loss,
+            gradient_norm,
+            learning_rate,
+            communication_s,
+            tasks,
+            bytes_moved,
+            is_skipped=not is_admitted,
+            is_asked_to_stop=share_asked > 0,
+        )
 
     @abstractmethod
     def write_back(self) -> None:

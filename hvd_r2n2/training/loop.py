@@ -23,6 +23,7 @@ from hvd_r2n2.training.placement import Placement
 from hvd_r2n2.training.recorder import Recorder
 from hvd_r2n2.training.spike_guard import SpikeHistory
 from hvd_r2n2.training.step import TrainingStep
+from hvd_r2n2.training.stop_request import StopRequest
 from hvd_r2n2.training.task import Task
 
 
@@ -50,6 +51,8 @@ class Run:
     """What one device takes, if that is to be compared."""
     log: RunLog
     """Where figures go."""
+    stop: StopRequest
+    """Whether this rank was asked to stop."""
 
     @property
     def device(self) -> torch.device:
@@ -57,8 +60,10 @@ class Run:
         return self.placement.devices[0]
 
 
-def train_steps(run: Run, state: TrainingState) -> TrainingState:
-    """Train from `state` to the last step; every rank must call it. Returns where it ended.
+def train_steps(run: Run, state: TrainingState) -> tuple[TrainingState, bool]:
+    """Train from `state` to the last step, or to that in which any rank was asked to stop; every rank must call it.
+
+    Returns where it ended, which has a checkpoint, and whether it was asked to stop.
 
     Raises:
         JobError: the loss or a gradient is not finite, or the loss has jumped (train.spike_factor), or the ranks'
@@ -78,7 +83,7 @@ class _Loop:
         )
         self._started = time.perf_counter() - state.train_seconds
 
-    def run(self) -> TrainingState:
+    def run(self) -> tuple[TrainingState, bool]:
         run, config = self._run, self._config
         step = TrainingStep(config, run.task, run.engine, run.device, self._state.spikes)
         batches = run.task.training_batches(run.dataset, run.communicator, run.device, self._state.step)
@@ -86,13 +91,15 @@ class _Loop:
         with batches:
             start = time.perf_counter()
             for batch in move_ahead(batches, run.device):
-                result = step.run(batch)
+                result = step.run(batch, lambda: run.stop.has_come)
                 self._tell(batch, result, step.guard.history)
                 num_views, step_s = batch.num_images // len(batch.samples), time.perf_counter() - start
                 self._recorder.step(batch.step + 1, result, step_s, batches.wait_s, num_views, len(batch.replaced))
-                self._after_step(batch.step + 1)
+                self._after_step(batch.step + 1, is_stopping=result.is_asked_to_stop)
+                if result.is_asked_to_stop:
+                    return self._state, True
                 start = time.perf_counter()
-        return self._state
+        return self._state, False
 
     def _tell(self, batch: Batch, result: StepReport, spikes: SpikeHistory) -> None:
         """Take over what the guard goes by, and warn of a step that was skipped and of samples that were replaced."""
@@ -105,7 +112,7 @@ class _Loop:
         for text in batch.replaced:  # on the rank that met it
             print(f"warning: step {batch.step + 1}: {text}", file=sys.stderr, flush=True)
 
-    def _after_step(self, step: int) -> None:
+    def _after_step(self, step: int, *, is_stopping: bool) -> None:
         config, before = self._config, self._state
         self._state = replace(
             self._state,
@@ -120,8 +127,9 @@ class _Loop:
         is_best = False
         if len(self._run.dataset.validation) and (step % config.evaluation.every_steps == 0 or is_last):
             is_best = self._validate(step)
-        if is_best or is_last or step % config.checkpoint.every_steps == 0:
-            self._keep(before, is_last=is_last)
+        if is_best or is_last or is_stopping or step % config.checkpoint.every_steps == 0:
+            # One for the signal is the last of this start, which others rely on.
+            self._keep(before, is_last=is_last or is_stopping)
 
     def _validate(self, step: int) -> bool:
         """Evaluate on the validation part; return whether it is the best so far."""

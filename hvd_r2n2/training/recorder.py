@@ -48,7 +48,7 @@ class Recorder:
             path = self._folder / f"trace-step-{step:08d}.json"
             with self._log.going_on(path.name):
                 write_trace(path, report.tasks, self._placement.names)
-        if step % settings.every_steps and step != self._config.train.steps:
+        if step % settings.every_steps and step != self._config.train.steps and not report.is_asked_to_stop:
             self._log.step(step, f"loss {report.loss:.4f}  lr {report.learning_rate:.2e}", is_logged=False)
             return
         loss = statistics.fmean(self._losses)

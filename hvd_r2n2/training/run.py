@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hvd_r2n2
 from hvd_r2n2.comm import Communicator
+from hvd_r2n2.common.exit_codes import ExitCode
 from hvd_r2n2.common.files import replacing
 from hvd_r2n2.config import Config, ModelConfig, to_yaml
 from hvd_r2n2.data.check import DataProblems
@@ -32,6 +33,7 @@ from hvd_r2n2.training.precision import weights_dtype
 from hvd_r2n2.training.run_lock import run_lock
 from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.step import share_of_batch
+from hvd_r2n2.training.stop_request import StopRequest
 from hvd_r2n2.training.task import EvaluationOptions, Findings
 from hvd_r2n2.training.tasks import create_task, resolve, resolve_model
 
@@ -49,8 +51,10 @@ _FREE_KEYS = (
 )
 
 
-def train(config: Config, folder: Path, communicator: Communicator, *, resume: bool) -> None:
+def train(config: Config, folder: Path, communicator: Communicator, stop: StopRequest, *, resume: bool) -> ExitCode:
     """Train in the run directory `folder`, from the newest whole checkpoint there if `resume`; every rank calls it.
+
+    Returns DONE, or STOPPED on every rank if any was asked to stop: there is a checkpoint of that step then.
 
     Raises:
         ValueError: settings, data or checkpoint do not fit.
@@ -76,7 +80,7 @@ def train(config: Config, folder: Path, communicator: Communicator, *, resume: b
         )
         if resume and checkpoint is None:
             log.line(f"no checkpoint in {folder}: starting at step 0")
-        run, state = _prepare(config, folder, communicator, checkpoint, log)
+        run, state = _prepare(config, folder, communicator, checkpoint, log, stop)
         stack.callback(run.engine.close)
         if communicator.is_root:
             # Not before all is found to be right: a start that failed can be repeated, and an older run that could
@@ -84,10 +88,15 @@ def train(config: Config, folder: Path, communicator: Communicator, *, resume: b
             with replacing(folder / "config.yaml") as partial:
                 partial.write_text(to_yaml(config), encoding="utf-8")
         if state.step < config.train.steps:
-            state = train_steps(run, state)
+            state, is_stopped = train_steps(run, state)
+            if is_stopped:
+                asked = f"as asked (signal {config.checkpoint.signal})"
+                log.line(f"stopped after step {state.step}, {asked}; go on with --resume")
+                return ExitCode.STOPPED
         else:
             log.line(f"all {config.train.steps} steps are done (train.steps); only the evaluation is made again")
         _finish(run, state)
+        return ExitCode.DONE
 
 
 def _find_start(config: Config, folder: Path, communicator: Communicator, resume: bool) -> Checkpoint | None:
@@ -123,7 +132,12 @@ def _check_unchanged(old: Config, new: Config, folder: Path) -> None:
 
 
 def _prepare(
-    config: Config, folder: Path, communicator: Communicator, checkpoint: Checkpoint | None, log: RunLog
+    config: Config,
+    folder: Path,
+    communicator: Communicator,
+    checkpoint: Checkpoint | None,
+    log: RunLog,
+    stop: StopRequest,
 ) -> tuple[Run, TrainingState]:
     log.line(
         f"hvd_r2n2 {hvd_r2n2.__version__}, {communicator.size} rank(s), {communicator.description}, run in {folder}"
@@ -178,7 +192,7 @@ def _prepare(
         f"micro-batch(es) x {config.train.batch_size // communicator.size // config.train.accumulation}; "
         f"steps {state.step} to {config.train.steps}, {config.train.dtype}"
     )
-    return Run(config, folder, communicator, placement, task, dataset, model, engine, baseline, log), state
+    return Run(config, folder, communicator, placement, task, dataset, model, engine, baseline, log, stop), state
 
 
 def _keep_problems(problems: DataProblems, folder: Path) -> str:

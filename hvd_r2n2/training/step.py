@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,15 +67,18 @@ class TrainingStep:
         self._config, self._task, self._engine, self._device = config, task, engine, device
         self.guard = SpikeGuard(config.train, spikes)
 
-    def run(self, batch: Batch) -> StepReport:
+    def run(self, batch: Batch, asked_to_stop: Callable[[], bool] = lambda: False) -> StepReport:
         """Train on this rank's share of one global batch; every rank must call it.
+
+        The report says whether any rank was `asked_to_stop`.
 
         Raises:
             NonFiniteError: on every rank, if the loss or the gradient of any is not finite; no weight has moved.
             LossSpikeError: on every rank, if the loss has jumped and training is to stop then.
         """
         try:
-            return self._engine.step(self._prepare(batch), learning_rate(self._config, batch.step), self.guard.admits)
+            rate = learning_rate(self._config, batch.step)
+            return self._engine.step(self._prepare(batch), rate, self.guard.admits, asked_to_stop=asked_to_stop)
         except LossSpikeError as error:
             raise LossSpikeError(f"step {batch.step + 1}: {error}") from None
         except NotFiniteError as error:

@@ -103,3 +103,28 @@ def test_what_a_launcher_told_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) 
     environment = launch_environment()
     assert launch_facts(environment) == Launch("python", 0, 1, 0, 1)
     assert environment["OMPI_MCA_btl"] == "self,vader"
+
+
+MPIRUN = {f"OMPI_COMM_WORLD_{name}": value for name, value in (("RANK", "0"), ("SIZE", "2"))} | {
+    "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+}
+
+
+def test_fewer_ranks_than_the_job_has_tasks_are_refused() -> None:
+    message = r"mpirun started 2 rank\(s\), but Slurm gave this job 4 task\(s\) \(SLURM_NTASKS\): start one rank a task"
+    with pytest.raises(ValueError, match=message):
+        launch_facts(MPIRUN | {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"})
+    assert launch_facts(MPIRUN | {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}).size == 2
+
+
+def test_tasks_of_the_helper_that_mpirun_starts_on_another_node_mean_nothing() -> None:
+    # What a rank on the second node of `mpirun -np 2` has (Slurm 22.05): the step is that of orted.
+    step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "1"}
+    assert launch_facts(MPIRUN | step).size == 2
+
+
+def test_elastic_launch_is_refused() -> None:
+    environment = {"HOROVOD_ELASTIC": "1", "HOROVOD_RANK": "0", "HOROVOD_SIZE": "1"}
+    with pytest.raises(ValueError, match=r"elastic mode .* leave out --min-np, --max-np and --host-discovery-script"):
+        launch_facts(environment)

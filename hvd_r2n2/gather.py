@@ -1,0 +1,42 @@
+"""`python -m hvd_r2n2.gather`: put finished runs side by side, of a scaling benchmark or of a sweep."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from hvd_r2n2.comm import run_door
+from hvd_r2n2.common.extras import require
+from hvd_r2n2.measuring.gathering import draw_runs, print_runs, read_runs
+from hvd_r2n2.measuring.report import write_json
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the runs, print their table and write what is asked for."""
+    options = _parser().parse_args(arguments)
+    if options.picture is not None:
+        require("matplotlib.figure")
+    gathered = read_runs(options.runs)
+    print_runs(gathered)
+    if options.json is not None:
+        write_json(options.json, gathered.content())
+    if options.picture is not None:
+        draw_runs(options.picture, gathered)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m hvd_r2n2.gather",
+        description="A row a run: ranks, the settings in which the runs differ, throughput (median over the lines of "
+        "metrics.jsonl, without the first), speed-up over the run with the fewest ranks, and what its summary says. "
+        "Runs that have not finished are named and left out.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory of hvd_r2n2.train")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the throughputs (png, svg or pdf)")
+    return parser
+
+
+if __name__ == "__main__":
+    run_door("hvd_r2n2.gather", main)

@@ -1,0 +1,66 @@
+"""Runs side by side: figures computed by hand from what the runs recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hvd_r2n2.config import load_config, to_yaml
+from hvd_r2n2.gather import main
+from hvd_r2n2.measuring.gathering import read_runs
+
+
+def write_run(run: Path, ranks: int, speeds: list[float], *overrides: str, iou: float = 0.5) -> Path:
+    """Write what a finished run leaves; each line of metrics has a speed, and one more is of a validation."""
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(to_yaml(load_config(None, overrides)))
+    records: list[dict[str, float]] = [
+        {"step": number, "speed/images_per_s": speed, "memory/peak_bytes": 2.0**20 * number}
+        for number, speed in enumerate(speeds, start=1)
+    ]
+    records.append({"step": len(speeds), "validation/iou": 0.4})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (run / "summary.json").write_text(json.dumps({"ranks": ranks, "iou": iou}))
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    return [
+        write_run(tmp_path / "four", 4, [1, 30, 32, 34], "train.seed=3"),
+        write_run(tmp_path / "two", 2, [1, 20, 20, 20], "train.seed=2"),
+    ]
+
+
+def test_speedup_is_over_the_run_with_the_fewest_ranks_without_the_first_line(runs: list[Path]) -> None:
+    two, four = read_runs(runs).content()["runs"]
+    assert (two["ranks"], two["images_per_s"], two["speedup"], two["efficiency"]) == (2, 20, 1, 1)
+    assert (four["ranks"], four["images_per_s"], four["speedup"], four["efficiency"]) == (4, 32, 1.6, 0.8)
+    assert four["images_per_s_quartiles"] == [31, 33]
+    assert four["peak_memory_bytes"] == 4 * 2**20
+
+
+def test_only_settings_that_differ_are_shown(runs: list[Path]) -> None:
+    assert [row["settings"] for row in read_runs(runs).content()["runs"]] == [{"train.seed": 2}, {"train.seed": 3}]
+
+
+def test_run_that_has_not_finished_is_named(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs[0] / "summary.json").unlink()
+    json_file, picture = tmp_path / "all.json", tmp_path / "all.png"
+    main([*map(str, runs), "--json", str(json_file), "--picture", str(picture)])
+    assert f"left out: {runs[0]} (no summary.json: not a run, not finished yet" in capsys.readouterr().out
+    content = json.loads(json_file.read_text())
+    assert [row["run"] for row in content["runs"]] == [str(runs[1])]
+    assert list(content["left_out"]) == [str(runs[0])]
+    with Image.open(picture) as image:
+        assert min(image.size) > 100
+
+
+def test_nothing_finished_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="none: no summary.json"):
+        read_runs([tmp_path / "none"])
