@@ -49,10 +49,15 @@ class MemoryCounter:
 
     def __init__(self, parameters: Iterable[Tensor] = ()) -> None:
         """Leave out the storages of `parameters`."""
-        self._left_out = {tensor.untyped_storage().data_ptr() for tensor in parameters}
+        self._left_out: set[int] = set()
+        self.leave_out(parameters)
         self._uses: Counter[int] = Counter()
         self._lock = threading.RLock()  # collecting garbage may let go of a tensor while another is being counted
         self._held_bytes = self._peak_bytes = 0
+
+    def leave_out(self, parameters: Iterable[Tensor]) -> None:
+        """Leave out the storages of more parameters."""
+        self._left_out |= {tensor.untyped_storage().data_ptr() for tensor in parameters}
 
     @property
     def held_bytes(self) -> int:

@@ -53,6 +53,8 @@ class SplitEngine(Engine):
         self.split = SplitNetwork(
             model, self._stages, plan, devices, threads_per_device=threads_per_device, options=options
         )
+        for device, counter in enumerate(self._counters):
+            counter.leave_out(leaf for shard in self.split.shards for leaf in shard.leaves_on(device))
         self._optimizer_on = {
             device: build_optimizer(config.optimizer, [s.leaf for s in self.split.shards if s.device == device])
             for device in sorted({shard.device for shard in self.split.shards})
