@@ -126,8 +126,9 @@ def _joints(
         variable = getattr(node, "variable", None)
         before = [other for other, _ in node.next_functions if other is not None]
         depends[node] = id(variable) in leaf_ids or any(depends[other] for other in before)
-        own = [p for other in dict.fromkeys(before) if not depends[other] for p in alone[other]]
-        own += [by_id[id(variable)]] if id(variable) in by_id else []
+        found = [p for other in before if not depends[other] for p in alone[other]]
+        found += [by_id[id(variable)]] if id(variable) in by_id else []
+        own = list({id(parameter): parameter for parameter in found}.values())
         if depends[node] and own:
             joints[node] = own
         elif not depends[node]:

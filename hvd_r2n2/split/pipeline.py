@@ -1,9 +1,9 @@
 """The pipeline: consecutive stages on each device, micro-batches of samples (and chunks of views) flowing through.
 
-    device 0   F0 F1 B0 F2 B1 B2               1F1B with 3 micro-batches: forward of one, backward of one,
+    device 0   F0 F1 F2 B0 B1 B2               1F1B with 3 micro-batches: forward of one, backward of one,
     device 1      F0 B0 F1 B1 F2 B2            in turn, as soon as there is something to do
 
-    device 0   F0 F1 B0 F2 B1 B2               zero-bubble: backward runs of the other devices leave the
+    device 0   F0 F1 F2 B0 B1 B2               zero-bubble: backward runs of the other devices leave the
     device 1      F0 b0 F1 b1 w0 F2 b2 w1 w2   gradients of their weights (w) for when they would wait
 
 Sources: GPipe (Huang et al. 2019) for fill-drain, PipeDream-Flush (Narayanan et al. 2021) for 1F1B, ZB-H1 of Qi et al.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor
 
 from hvd_r2n2.common.stages import NamedTensor
-from hvd_r2n2.split.exchange import embed, gather, narrowed, scatter
+from hvd_r2n2.split.exchange import Assembly, embed, gather, narrowed, scatter
 from hvd_r2n2.split.program import Fragment, Input, Key, Range, Share
 
 GRID = NamedTensor("grid", "BCDHW")
@@ -49,3 +51,36 @@ def test_adjoint(entry: Input) -> None:
     backward = sum(((values[key] * adjoint[key]).sum() for key in values), torch.zeros((), dtype=torch.float64))
     torch.testing.assert_close(forward, backward, rtol=0, atol=1e-12)
     assert forward.abs() > 1e-3
+
+
+HALVES = Input(GRID, (Fragment(OWN), Fragment(OTHER)), "C")
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_what_is_put_together_keeps_its_layout(layout: torch.memory_format) -> None:
+    halves = [torch.randn(2, size, 3, 4, 5).contiguous(memory_format=layout) for size in (2, 3)]
+    for whole in (gather(HALVES, halves), assembled(halves, num_threads=1)):
+        assert torch.equal(whole, torch.cat(halves, dim=1))
+        assert whole.is_contiguous(memory_format=layout)
+
+
+def assembled(halves: list[Tensor], num_threads: int) -> Tensor:
+    """Put halves together by several threads, as the executor does."""
+    assembly = Assembly(HALVES, halves, num_takers=num_threads)
+
+    def help_out() -> None:
+        while (number := assembly.claim()) is not None:
+            assembly.copy(number)
+            assembly.note_copied()
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        for future in [pool.submit(help_out) for _ in range(num_threads)]:
+            future.result()
+    assert assembly.is_whole
+    assert [assembly.take() for _ in range(num_threads)] == [False] * (num_threads - 1) + [True]
+    return assembly.whole
+
+
+def test_two_threads_put_an_input_together_once() -> None:
+    halves = [torch.randn(2, size, 3, 4, 5) for size in (2, 3)]
+    assert torch.equal(assembled(halves, num_threads=2), torch.cat(halves, dim=1))

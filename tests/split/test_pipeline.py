@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvd_r2n2.split import Plan, SplitNetwork
+from hvd_r2n2.split.pipeline import pipeline_program
 from hvd_r2n2.split.executor import Options
 from tests.split.toys import Toy, one_device
 
@@ -69,6 +70,25 @@ def test_both_devices_work_at_the_same_time() -> None:
     labels = [[(t.kind[0], program.calls[t.call].micro_batch) for t in order] for order in program.orders]
     assert labels[0] == [("f", 0), ("f", 1), ("f", 2), ("b", 0), ("b", 1), ("b", 2)]
     assert labels[1] == [("f", 0), ("b", 0), ("f", 1), ("b", 1), ("f", 2), ("b", 2)]
+
+
+def test_gradients_of_weights_wait_for_idle_moments() -> None:
+    program = pipeline_program(Toy(2, 0, 2, 0).stages(), 2, (1, 1, 1), (1,), ["unit.gate"], schedule="zero-bubble")
+    program.check()
+    orders = [" ".join(f"{t.kind[0]}{program.calls[t.call].micro_batch}" for t in order) for order in program.orders]
+    assert orders == ["f0 f1 f2 b0 b1 b2", "f0 b0 f1 b1 w0 f2 b2 w1 w2"]
+
+
+def test_few_micro_batches_are_under_way_without_bubbles() -> None:
+    """At most three on the first device and two on the second, those included whose weights have no gradients yet."""
+    sizes = (1,) * 9
+    program = pipeline_program(Toy(2, 0, 2, 0).stages(), 2, sizes, (1,), ["unit.gate"], schedule="zero-bubble")
+    for order, most in zip(program.orders, (3, 2), strict=True):
+        begun = ended = 0
+        for task in order:
+            begun += task.kind == "forward"
+            ended += task.kind == program.calls[task.call].kinds[-1]
+            assert begun - ended <= most
 
 
 @pytest.mark.parametrize(
