@@ -48,8 +48,8 @@ class TrainingState:
     """Time spent training, over all resumptions."""
     data_digest: str = ""
     """Digest of all samples and their parts: the stream of samples means nothing on other data."""
-    best_iou: float | None = None
-    """Best validation IoU so far."""
+    best_score: float | None = None
+    """Best validation score so far: IoU, or of a classifier accuracy."""
     best_step: int | None = None
     """The step it was reached at."""
     spikes: SpikeHistory = SpikeHistory()  # noqa: RUF009 (it cannot change)
@@ -225,7 +225,7 @@ def _read_state(path: Path) -> TrainingState:
     except TypeError as error:
         raise ValueError(f"{path}/state.json: written by another version of hvd_r2n2 ({error})") from None
     counts = (state.step, state.samples_seen, state.best_step or 0, spikes.in_a_row, spikes.skipped)
-    figures = (state.train_seconds, state.best_iou or 0.0, *state.spikes.losses)
+    figures = (state.train_seconds, state.best_score or 0.0, *state.spikes.losses)
     if (
         not all(type(count) is int and count >= 0 for count in counts)
         or not all(type(figure) in (int, float) and math.isfinite(figure) for figure in figures)

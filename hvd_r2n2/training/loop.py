@@ -141,10 +141,10 @@ class _Loop:
         run.log.line(f"step {step}  validation {validation.text}, {time.perf_counter() - start:.1f} s")
         if run.communicator.is_root and self._config.log.pictures:
             run.task.show("validation", run.model, run.dataset, run.device, run.log, step)
-        best = self._state.best_iou
+        best = self._state.best_score
         if best is not None and validation.score <= best:
             return False
-        self._state = replace(self._state, best_iou=validation.score, best_step=step)
+        self._state = replace(self._state, best_score=validation.score, best_step=step)
         return True
 
     def _keep(self, before: TrainingState, *, is_last: bool) -> None:
@@ -164,4 +164,4 @@ class _Loop:
             raise OSError(failure)
         run.log.line(f"warning: {failure}; training goes on, and the next checkpoint is tried")
         # What is not on disk is not the best: another one may still become it.
-        self._state = replace(self._state, best_iou=before.best_iou, best_step=before.best_step)
+        self._state = replace(self._state, best_score=before.best_score, best_step=before.best_step)

@@ -146,7 +146,7 @@ def test_best_checkpoint_is_that_of_the_highest_validation_iou(done: Done, recor
     }
     best = read_checkpoint((done.folder / "checkpoints" / "best").resolve())
     assert best.step == max(ious, key=lambda step: (ious[step], -step))
-    assert best.state.best_iou == ious[best.step]
+    assert best.state.best_score == ious[best.step]
 
 
 def test_summary_and_evaluation_agree(done: Done) -> None:
