@@ -12,8 +12,12 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 setup:
 	@VENV=$(VENV) scripts/setup.sh
 
+# What computes in one process runs on all cores; what starts ranks and jobs has them to itself.
 test: setup
-	$(BIN)/python -m pytest
+	@status=0; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/unit tests/split tests/gpu || status=1; \
+	$(BIN)/python -m pytest tests/e2e tests/ranks tests/slurm || status=1; \
+	exit $$status
 
 lint: setup
 	$(BIN)/ruff check .
