@@ -2,8 +2,9 @@
 
 from hvd_r2n2.comm.averager import GradientAverager
 from hvd_r2n2.comm.communicator import Alone, Communicator, JobError
-from hvd_r2n2.comm.connect import abort, connect, leave, run_door
+from hvd_r2n2.comm.connect import connect
 from hvd_r2n2.comm.devices import RankPlace, choose_devices, gather_places, share_of_cores
+from hvd_r2n2.comm.ending import abort, leave, run_door
 from hvd_r2n2.comm.launch import Launch, find_launcher, launch_environment, launch_facts
 
 __all__ = [

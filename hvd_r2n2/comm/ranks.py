@@ -12,7 +12,7 @@ import torch
 from typing_extensions import override
 
 from hvd_r2n2.comm.communicator import Communicator, JobError
-from hvd_r2n2.comm.connect import abort
+from hvd_r2n2.comm.ending import abort
 from hvd_r2n2.comm.launch import Launch
 from hvd_r2n2.comm.watch import StallWatch
 
