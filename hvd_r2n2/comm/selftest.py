@@ -9,8 +9,8 @@ import torch
 
 from hvd_r2n2.comm.communicator import Communicator
 from hvd_r2n2.comm.connect import connect
-from hvd_r2n2.comm.ending import run_door
 from hvd_r2n2.comm.devices import choose_devices, gather_places, share_of_cores
+from hvd_r2n2.comm.ending import run_door
 
 
 @dataclass(frozen=True)

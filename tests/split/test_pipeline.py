@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvd_r2n2.split import Plan, SplitNetwork
-from hvd_r2n2.split.pipeline import pipeline_program
 from hvd_r2n2.split.executor import Options
+from hvd_r2n2.split.pipeline import pipeline_program
 from tests.split.toys import Toy, one_device
 
 CPU = torch.device("cpu")
