@@ -114,10 +114,7 @@ def accumulate(gradients: Iterable[tuple[nn.Parameter, Gradient | None]]) -> Non
 def _joints(
     roots: Sequence[Tensor], leaves: Sequence[Tensor], parameters: Sequence[nn.Parameter]
 ) -> dict[Node, list[nn.Parameter]]:
-    """Give the nodes at which weights, and what is made of weights alone, join what depends on the leaves.
-
-    Where nothing depends on leaves, the last nodes are the joints.
-    """
+    """Give the nodes at which weights, and what is made of weights alone, join what depends on the leaves."""
     leaf_ids, by_id = {id(leaf) for leaf in leaves}, {id(parameter): parameter for parameter in parameters}
     depends: dict[Node, bool] = {}
     alone: dict[Node, list[nn.Parameter]] = {}
@@ -133,7 +130,7 @@ def _joints(
             joints[node] = own
         elif not depends[node]:
             alone[node] = own
-    return joints | {root.grad_fn: alone[root.grad_fn] for root in roots if root.grad_fn in alone}
+    return joints
 
 
 def _backwards_from(nodes: Sequence[Node]) -> Iterator[Node]:
