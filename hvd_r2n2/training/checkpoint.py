@@ -178,8 +178,12 @@ def open_checkpoint(path: Path, warn: Callable[[str], None]) -> Checkpoint:
     except ValueError as error:
         if meant == path.resolve():
             raise
-        warn(f"{error}; taking the newest whole one")
-    newest = find_newest(path / "checkpoints", warn)
+        problem = str(error)
+        warn(f"{problem}; taking the newest whole one")
+    try:
+        newest = find_newest(path / "checkpoints", warn)
+    except ValueError as error:
+        raise ValueError(f"{problem}; {error}") from None
     if newest is None:
         raise ValueError(f"{path}: there is no checkpoint in checkpoints/")
     return newest

@@ -26,7 +26,12 @@ def digests(root: Path) -> dict[str, str]:
 def start(out: Path, num_models: int) -> "subprocess.Popen[str]":
     command = [*SHAPES, str(out), "--models-per-category", str(num_models), "--processes", "2"]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
 
 

@@ -36,10 +36,10 @@ run_door("hvd_r2n2.train", main)
 RAISES = """
 from hvd_r2n2.training.step import TrainingStep
 run = TrainingStep.run
-def failing(self, batch):
+def failing(self, batch, *more):
     if batch.step == 2:
         raise {error}
-    return run(self, batch)
+    return run(self, batch, *more)
 TrainingStep.run = failing
 """
 
@@ -58,8 +58,8 @@ SHIFTED = """
 import torch
 from hvd_r2n2.training.step import TrainingStep
 run = TrainingStep.run
-def shifting(self, batch):
-    result = run(self, batch)
+def shifting(self, batch, *more):
+    result = run(self, batch, *more)
     if batch.step == 2:
         with torch.no_grad():
             self._engine._leaves()[0].view(-1)[0] += 1e-6
