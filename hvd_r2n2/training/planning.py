@@ -23,8 +23,6 @@ Report = Callable[[str], None]
 
 AT_START = Effort(num_runs=2, seconds_a_run=2.0, data_parallel=False)
 """For a choice at the start of a run."""
-SCHEDULE = "zero-bubble"
-"""Of a pipeline, where the settings name none."""
 ONLY_MEMORY = Effort(num_runs=0)
 """For a choice that is a matter of memory alone."""
 _MOST_VIEW_COUNTS = 5
@@ -110,7 +108,7 @@ def given_plan(split: SplitConfig) -> Plan | None:
         or (split.strategy == "pipeline" and split.cut is None)
     ):
         return None
-    return Plan(split.strategy, micro_batches, split.cut or (), split.view_chunks or 1, split.schedule or SCHEDULE)
+    return Plan(split.strategy, micro_batches, split.cut or (), split.view_chunks or 1, split.schedule or Plan.schedule)
 
 
 def make_job(config: Config, model: Network, loss_stage: Stage, num_devices: int, num_ranks: int) -> Job:
@@ -171,7 +169,7 @@ def wanted_of(split: SplitConfig) -> Wanted:
         strategies=(split.strategy,),
         cut=split.cut,
         view_chunks=split.view_chunks or 1,
-        schedule=split.schedule or SCHEDULE,
+        schedule=split.schedule or Plan.schedule,
     )
 
 
@@ -182,7 +180,7 @@ def check_possible(split: SplitConfig, job: Job) -> None:
     if strategy == "pipeline" and split.cut is None:
         Plan(strategy, micro_batches).sizes(job.num_samples)
         return
-    plan = Plan(strategy, micro_batches, split.cut or (), split.view_chunks or 1, split.schedule or SCHEDULE)
+    plan = Plan(strategy, micro_batches, split.cut or (), split.view_chunks or 1, split.schedule or Plan.schedule)
     plan.program(job.stages, job.num_devices, job.num_samples, job.view_counts[-1])
 
 

@@ -11,8 +11,7 @@ import pytest
 from hvd_r2n2.config import load_config
 from hvd_r2n2.data.dataset import open_dataset
 from tests.conftest import Launcher
-from tests.e2e.test_resume import DIES
-from tests.short_runs import TRAIN, largest_difference, settings, weights
+from tests.short_runs import SIGNALLED, TRAIN, largest_difference, settings, weights
 from tests.tiny_data import write_tiny_data
 
 STEPS = 18
@@ -53,7 +52,9 @@ def test_skipped_steps_are_the_same_after_a_resumption(
     arguments, whole = spiky
     assert 1 < len(skipped(whole)) < STEPS - 11
     run = tmp_path / "run"
-    killed = python("-c", DIES, "hvd_r2n2.training.step", "TrainingStep.run", "15", "0", *arguments, "--out", run)
+    killed = python(
+        "-c", SIGNALLED, "KILL", "hvd_r2n2.training.step", "TrainingStep.run", "0", "15", *arguments, "--out", run
+    )
     assert killed.returncode == -9
     resumed = python(*TRAIN, "--resume", "--out", run)
     assert resumed.returncode == 0, resumed.stderr

@@ -11,32 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Launcher
-from tests.short_runs import TRAIN, settings
+from tests.short_runs import SIGNALLED, TRAIN, settings
 
 STEPS = 8
 FILES = ("model.safetensors", "optimizer.safetensors")
-
-# Runs the training command, but this process dies by SIGKILL when a certain function is called for the n-th time.
-DIES = """
-import importlib, os, signal, sys
-module, name, count, rank = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-sys.argv[1:5] = []
-owner = importlib.import_module(module)
-for part in name.split(".")[:-1]:
-    owner = getattr(owner, part)
-attribute = name.split(".")[-1]
-original, calls = getattr(owner, attribute), 0
-def replacement(*arguments, **keywords):
-    global calls
-    calls += 1
-    if calls == count and os.environ.get("OMPI_COMM_WORLD_RANK", "0") == rank:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*arguments, **keywords)
-setattr(owner, attribute, replacement)
-from hvd_r2n2.comm import run_door
-from hvd_r2n2.train import main
-run_door("hvd_r2n2.train", main)
-"""
 
 
 def arguments(data: Path) -> list[str]:
@@ -81,7 +59,7 @@ def test_run_killed_and_resumed_ends_bit_equal(
 ) -> None:
     run = tmp_path / "run"
     more = (*arguments(tiny_data), "--set", "log.every_steps=1", "--out", run)
-    killed = python("-c", DIES, module, function, str(count), "0", *more)
+    killed = python("-c", SIGNALLED, "KILL", module, function, "0", str(count), *more)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (run / "summary.json").exists()
     resumed = python(*TRAIN, "--resume", "--out", run)
@@ -95,7 +73,7 @@ def test_two_ranks_of_which_one_is_killed_end_bit_equal(tiny_data: Path, tmp_pat
     whole = mpirun(2, *TRAIN, *arguments(tiny_data), "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     run = tmp_path / "run"
-    dies = ("-c", DIES, "hvd_r2n2.training.step", "TrainingStep.run", "6", "1")
+    dies = ("-c", SIGNALLED, "KILL", "hvd_r2n2.training.step", "TrainingStep.run", "1", "6")
     killed = mpirun(2, *dies, *arguments(tiny_data), "--out", run)
     assert killed.returncode != 0
     resumed = mpirun(2, *TRAIN, "--resume", "--out", run)

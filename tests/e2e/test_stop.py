@@ -12,33 +12,10 @@ from hvd_r2n2.common.exit_codes import ExitCode
 from hvd_r2n2.training.checkpoint import read_checkpoint
 from tests.conftest import Launcher
 from tests.e2e.test_resume import last_files, losses
-from tests.short_runs import TRAIN, settings
+from tests.short_runs import SIGNALLED, TRAIN, settings
 
 STEPS = 8
 
-# Runs the training command, but this process gets a signal at certain calls of a certain function.
-SIGNALLED = """
-import importlib, os, signal, sys
-number, module, name, rank = signal.Signals["SIG" + sys.argv[1]], sys.argv[2], sys.argv[3], sys.argv[4]
-times = [int(text) for text in sys.argv[5].split(",")]
-sys.argv[1:6] = []
-owner = importlib.import_module(module)
-for part in name.split(".")[:-1]:
-    owner = getattr(owner, part)
-attribute = name.split(".")[-1]
-original, calls = getattr(owner, attribute), 0
-def replacement(*arguments, **keywords):
-    global calls
-    calls += 1
-    own = os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("HOROVOD_RANK", "0"))
-    if calls in times and own == rank:
-        os.kill(os.getpid(), number)
-    return original(*arguments, **keywords)
-setattr(owner, attribute, replacement)
-from hvd_r2n2.comm import run_door
-from hvd_r2n2.train import main
-run_door("hvd_r2n2.train", main)
-"""
 STEP = ("hvd_r2n2.training.step", "TrainingStep.run")
 SAVE = ("hvd_r2n2.training.checkpoint", "save_file")
 CLOSE = ("hvd_r2n2.telemetry.run_log", "RunLog.close")
