@@ -16,7 +16,6 @@ from hvd_r2n2.data.cache_build import cache_folder, open_or_build
 from hvd_r2n2.data.camera import IMAGE_SIZE
 from hvd_r2n2.data.categories import CATEGORIES, Category, find_category
 from hvd_r2n2.data.check import DataProblems, Problem
-from hvd_r2n2.data.decode import CHANNELS
 from hvd_r2n2.data.layout import (
     NUM_VIEWS,
     RENDERING_FOLDER,
@@ -26,6 +25,7 @@ from hvd_r2n2.data.layout import (
     parse_model_ref,
     voxel_folder,
 )
+from hvd_r2n2.data.packed import Rectangles, pack
 from hvd_r2n2.data.samples import Samples
 from hvd_r2n2.data.splits import R2N2, VALIDATION_FRACTION, Split, read_split_file, split_r2n2
 
@@ -68,22 +68,18 @@ class Dataset(Samples):
         )
         self.content_digest = self._digest()
 
-    def images(
-        self, index: int, views: Sequence[int], out: npt.NDArray[np.uint8] | None = None
-    ) -> npt.NDArray[np.uint8]:
-        """Return views of one model: V×137×137×4 uint8 RGBA; where alpha is 0, the colour is 0 too.
+    def images(self, index: int, views: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Return views of one model: V×137×137×4 uint8 RGBA; where alpha is 0, the colour is 0 too."""
+        return pack([self.rectangles(index, views)], IMAGE_SIZE).unpack()[:, 0].numpy()
 
-        `out`, if given, is a zeroed array of that shape that receives them.
-        """
+    def rectangles(self, index: int, views: Sequence[int]) -> Rectangles:
+        """Return the rectangles of one model's views, which lie in the mapped cache."""
         self._check_index(index)
-        wrong = [view for view in views if not 0 <= view < self.num_views]
-        if wrong:
-            raise IndexError(f"view {wrong[0]} of {self.refs[index]}: there are the views 0 to {self.num_views - 1}")
-        if out is None:
-            out = np.zeros((len(views), IMAGE_SIZE, IMAGE_SIZE, CHANNELS), dtype=np.uint8)
+        if views and not (min(views) >= 0 and max(views) < self.num_views):
+            wrong = next(view for view in views if not 0 <= view < self.num_views)
+            raise IndexError(f"view {wrong} of {self.refs[index]}: there are the views 0 to {self.num_views - 1}")
         location = self._locations[index]
-        location.cache.read_images(location.position, views, out)
-        return out
+        return location.cache.rectangles(location.position, views)
 
     def occupancy(self, index: int) -> npt.NDArray[np.uint8]:
         """Return the grid of one model: D×D×D uint8 (0 or 1), indexed x, y, z with y up."""
