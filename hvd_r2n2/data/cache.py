@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,13 +21,13 @@ import numpy.typing as npt
 
 from hvd_r2n2.data.camera import IMAGE_SIZE
 from hvd_r2n2.data.check import Problem
-from hvd_r2n2.data.decode import CHANNELS, DecodedModel, model_digest, packed_bytes
+from hvd_r2n2.data.decode import CHANNELS, model_digest, packed_bytes
 from hvd_r2n2.data.packed import Rectangles
 from hvd_r2n2.data.samples import DamagedSampleError
 
-_MAGIC = b"hvd_r2n2 cache 1"
-_PREAMBLE = struct.Struct("<16sQQQ32s")
-_JSON_LENGTH = struct.Struct("<Q")
+MAGIC = b"hvd_r2n2 cache 1"
+PREAMBLE = struct.Struct("<16sQQQ32s")
+JSON_LENGTH = struct.Struct("<Q")
 _DIGEST_BYTES = 32
 
 
@@ -63,9 +63,9 @@ class CategoryCache:
         """
         index_offset, index = _read_index(path)
         try:
-            (json_length,) = _JSON_LENGTH.unpack_from(index)
-            tables = _JSON_LENGTH.size + json_length
-            described = json.loads(index[_JSON_LENGTH.size : tables])
+            (json_length,) = JSON_LENGTH.unpack_from(index)
+            tables = JSON_LENGTH.size + json_length
+            described = json.loads(index[JSON_LENGTH.size : tables])
             found = described["key"]
             self.model_ids: tuple[str, ...] = tuple(map(str, described["models"]))
             self.problems = tuple(Problem(**problem) for problem in described["problems"])
@@ -94,9 +94,9 @@ class CategoryCache:
         # Models with problems have no payload; their digest is zero.
         whole_N = self.digests_ND.any(axis=1)
         model_bytes_N = np.where(whole_N, packed_bytes(self._resolution) + crop_bytes_NV.sum(axis=1), 0)
-        grid_offsets_N = _PREAMBLE.size + np.cumsum(model_bytes_N) - model_bytes_N
+        grid_offsets_N = PREAMBLE.size + np.cumsum(model_bytes_N) - model_bytes_N
         crop_ends_NV = grid_offsets_N[:, None] + packed_bytes(self._resolution) + np.cumsum(crop_bytes_NV, axis=1)
-        return grid_offsets_N, crop_ends_NV - crop_bytes_NV, _PREAMBLE.size + int(model_bytes_N.sum())
+        return grid_offsets_N, crop_ends_NV - crop_bytes_NV, PREAMBLE.size + int(model_bytes_N.sum())
 
     def rectangles(self, model: int, views: Sequence[int]) -> Rectangles:
         """Return the rectangles of views of the model at this position; nothing is copied.
@@ -136,36 +136,6 @@ class CategoryCache:
         self._is_checked_N[model] = True
 
 
-def write_cache(path: Path, key: CacheKey, model_ids: Sequence[str], models: Iterable[DecodedModel]) -> None:
-    """Write a cache file at once or not at all: under a temporary name, synced to disk, then renamed.
-
-    The caller holds the folder's lock. `models` is consumed as it is written, in the order of `model_ids`.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(bytes(_PREAMBLE.size))
-            boxes, digests, problems = [], [], []
-            for model in models:
-                file.write(model.payload)
-                boxes.append(model.boxes.tobytes())
-                digests.append(model.digest)
-                problems += [asdict(problem) for problem in model.problems]
-            assert len(boxes) == len(model_ids)
-            described = json.dumps({"key": asdict(key), "models": list(model_ids), "problems": problems}).encode()
-            index = b"".join((_JSON_LENGTH.pack(len(described)), described, *boxes, *digests))
-            index_offset = file.tell()
-            file.write(index)
-            total = index_offset + len(index)
-            file.seek(0)
-            file.write(_PREAMBLE.pack(_MAGIC, index_offset, len(index), total, hashlib.sha256(index).digest()))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def whole_picture_bytes(num_views: int) -> int:
     """Return the bytes of a model's raw pictures, for comparison."""
     return num_views * IMAGE_SIZE * IMAGE_SIZE * CHANNELS
@@ -173,11 +143,11 @@ def whole_picture_bytes(num_views: int) -> int:
 
 def _read_index(path: Path) -> tuple[int, bytes]:
     with path.open("rb") as file:
-        preamble = file.read(_PREAMBLE.size)
+        preamble = file.read(PREAMBLE.size)
         length = os.fstat(file.fileno()).st_size
-        if len(preamble) < _PREAMBLE.size or not preamble.startswith(_MAGIC):
+        if len(preamble) < PREAMBLE.size or not preamble.startswith(MAGIC):
             raise ValueError(f"{path}: not a cache file of this version")
-        _, index_offset, index_bytes, total, digest = _PREAMBLE.unpack(preamble)
+        _, index_offset, index_bytes, total, digest = PREAMBLE.unpack(preamble)
         if total != length or index_offset + index_bytes != total:
             raise ValueError(f"{path}: {length:,} bytes, but the cache has {total:,}")
         file.seek(index_offset)
