@@ -85,6 +85,9 @@ class CategoryCache:
             raise ValueError(f"{path}: the cache's tables do not fit its payloads")
         # As a plain array: a slice of a memmap takes three times as long to make.
         self._bytes: npt.NDArray[np.uint8] = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+        # What each picture asks for, where Python finds it faster than in an array.
+        self._num_views, self._box_bytes = key.num_views, boxes.tobytes()
+        self._starts = np.ascontiguousarray(self._crop_offsets_NV).reshape(-1).data
         self._path, self._synset = path, key.synset
         self._is_checked_N = np.zeros(num_models, dtype=np.bool_)
 
@@ -105,10 +108,10 @@ class CategoryCache:
             DamagedSampleError: the model's bytes are not those that its digest is of.
         """
         self._check(model)
-        boxes, starts = self._boxes_NV4[model].tolist(), self._crop_offsets_NV[model].tolist()
         chosen, contents = [], []
         for view in views:
-            box, start = boxes[view], starts[view]
+            number = model * self._num_views + view
+            box, start = tuple(self._box_bytes[4 * number : 4 * number + 4]), self._starts[number]
             chosen.append(box)
             contents.append(self._bytes[start : start + box[2] * box[3] * CHANNELS])
         return Rectangles(chosen, contents)
@@ -119,9 +122,12 @@ class CategoryCache:
         It is compared with its digest when the model's pictures are read: what needs grids alone, the mean of all
         training shapes, say, would read fifty times as much otherwise.
         """
+        return np.unpackbits(self.read_bits(model), count=self._resolution**3).reshape((self._resolution,) * 3)
+
+    def read_bits(self, model: int) -> npt.NDArray[np.uint8]:
+        """Return the same grid as it is kept: its voxels as bits, in bytes that are not copied."""
         start = int(self._grid_offsets_N[model])
-        packed = self._bytes[start : start + packed_bytes(self._resolution)]
-        return np.unpackbits(packed, count=self._resolution**3).reshape((self._resolution,) * 3)
+        return self._bytes[start : start + packed_bytes(self._resolution)]
 
     def _check(self, model: int) -> None:
         """Compare a model with its digest, the first time that pictures of it are read."""

@@ -91,6 +91,13 @@ class Dataset(Samples):
         """Return the model's `occupancy`."""
         return self.occupancy(index)
 
+    def targets(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Return the grids of models, B×D×D×D, unpacked all at once."""
+        locations = [self._locations[index] for index in indices]
+        bits_BP = np.stack([location.cache.read_bits(location.position) for location in locations])
+        shape = (len(locations), *(self.voxel_resolution,) * 3)
+        return np.unpackbits(bits_BP, axis=1, count=self.voxel_resolution**3).reshape(shape)
+
     def category(self, index: int) -> str:
         """Return the synset and the name of a model's category."""
         return str(CATEGORIES[self.refs[index].synset])

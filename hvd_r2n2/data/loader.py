@@ -314,14 +314,12 @@ def _read_batch(
     others: Callable[[int], Iterable[int]] = _none,
 ) -> Batch:
     """Read samples; where one is damaged, the first whole one of its `others`."""
-    rectangles, taken, targets, replaced = [], [], [], []
+    rectangles, taken, replaced = [], [], []
     for sample, chosen in zip(samples, views, strict=True):
         problem = None
         for candidate in itertools.chain([sample], others(sample)):
             try:
-                seen, target = dataset.rectangles(candidate, chosen), dataset.target(candidate)
-                rectangles.append(seen)
-                targets.append(target)
+                rectangles.append(dataset.rectangles(candidate, chosen))
                 taken.append(candidate)
                 break
             except DamagedSampleError as error:
@@ -334,7 +332,7 @@ def _read_batch(
             replaced.append(f"{dataset.refs[taken[-1]]} takes the place of {dataset.refs[sample]} ({problem})")
     return Batch(
         pack(rectangles, dataset.framing.picture_side),
-        torch.from_numpy(np.stack(targets)),
+        torch.from_numpy(dataset.targets(taken)),
         tuple(str(dataset.refs[sample]) for sample in taken),
         torch.tensor(taken, dtype=torch.int64),
         draws,

@@ -65,6 +65,10 @@ class Samples(ABC):
     def target(self, index: int) -> npt.NDArray[Any]:
         """Return what the network is to make of a sample's pictures."""
 
+    def targets(self, indices: Sequence[int]) -> npt.NDArray[Any]:
+        """Return the targets of samples, along a new first axis."""
+        return np.stack([self.target(index) for index in indices])
+
     @abstractmethod
     def category(self, index: int) -> str:
         """Return the category of a sample, for people."""

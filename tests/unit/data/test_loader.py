@@ -12,6 +12,7 @@ from hvd_r2n2.data import loader
 from hvd_r2n2.data.augment import augment, centre_crop, draw_batch
 from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.data.loader import Batch, BatchStream, evaluation_batches, prepare_batch, training_batches
+from hvd_r2n2.data.packed import Rectangles
 from hvd_r2n2.data.sampler import EpochOrders, global_batch, num_views_of_step
 
 CHAIR = "03001627"
@@ -192,14 +193,14 @@ def test_an_error_while_reading_is_raised_with_the_samples_name_where_its_batch_
     healthy = take(training(dataset, steps=(0, 2)))
     broken = next(index for index in range(1, 11) if index not in healthy[0].indices.tolist())
     assert broken in healthy[1].indices.tolist()
-    occupancy = dataset.occupancy
+    rectangles = dataset.rectangles
 
-    def fail(index: int) -> np.ndarray:
+    def fail(index: int, views: Sequence[int]) -> Rectangles:
         if index == broken:
             raise OSError("the disk is gone")
-        return occupancy(index)
+        return rectangles(index, views)
 
-    monkeypatch.setattr(dataset, "occupancy", fail)
+    monkeypatch.setattr(dataset, "rectangles", fail)
     stream = training(dataset, steps=(0, 5))
     assert_same([next(stream)], healthy[:1])
     with pytest.raises(OSError, match=rf"reading sample {dataset.refs[broken]} for step 1: the disk is gone"):
