@@ -87,9 +87,10 @@ class CategoryCache:
         self._bytes: npt.NDArray[np.uint8] = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
         # What each picture asks for, where Python finds it faster than in an array.
         self._num_views, self._box_bytes = key.num_views, boxes.tobytes()
+        self._grid_bytes, self._grid_starts = packed_bytes(key.voxel_resolution), self._grid_offsets_N.data
+        self._is_checked = bytearray(num_models)
         self._starts = np.ascontiguousarray(self._crop_offsets_NV).reshape(-1).data
         self._path, self._synset = path, key.synset
-        self._is_checked_N = np.zeros(num_models, dtype=np.bool_)
 
     def _offsets(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
         """Return where each model's grid and each view's rectangle begin, and where all end."""
@@ -126,12 +127,12 @@ class CategoryCache:
 
     def read_bits(self, model: int) -> npt.NDArray[np.uint8]:
         """Return the same grid as it is kept: its voxels as bits, in bytes that are not copied."""
-        start = int(self._grid_offsets_N[model])
-        return self._bytes[start : start + packed_bytes(self._resolution)]
+        start = self._grid_starts[model]
+        return self._bytes[start : start + self._grid_bytes]
 
     def _check(self, model: int) -> None:
         """Compare a model with its digest, the first time that pictures of it are read."""
-        if self._is_checked_N[model]:
+        if self._is_checked[model]:
             return
         boxes_V4, offsets_V = self._boxes_NV4[model], self._crop_offsets_NV[model]
         height, width = boxes_V4[-1, 2:].tolist()
@@ -139,7 +140,7 @@ class CategoryCache:
         ref = f"{self._synset}/{self.model_ids[model]}"
         if model_digest(ref, boxes_V4, payload.data) != self.digests_ND[model].tobytes():
             raise DamagedSampleError(f"{self._path}: damaged at {ref}; remove this file, it is made anew from the data")
-        self._is_checked_N[model] = True
+        self._is_checked[model] = True
 
 
 def whole_picture_bytes(num_views: int) -> int:

@@ -334,7 +334,7 @@ def _read_batch(
         pack(rectangles, dataset.framing.picture_side),
         torch.from_numpy(dataset.targets(taken)),
         tuple(str(dataset.refs[sample]) for sample in taken),
-        torch.tensor(taken, dtype=torch.int64),
+        torch.from_numpy(np.array(taken, dtype=np.int64)),  # torch alone takes ten times as long
         draws,
         step,
         replaced=tuple(replaced),

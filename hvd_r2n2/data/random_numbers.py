@@ -43,7 +43,7 @@ def uniform_rows(
     generator = np.random.Philox(key=[seed, purpose])
     beginning = generator.state
     for row, (major, minor) in zip(raw, counters, strict=True):
-        beginning["state"]["counter"][:] = (0, minor, major, 0)
+        beginning["state"]["counter"][1], beginning["state"]["counter"][2] = minor, major
         generator.state = beginning
         row[:] = generator.random_raw(count)
     return _uniform(raw)
