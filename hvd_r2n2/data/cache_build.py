@@ -48,19 +48,24 @@ def cache_folder(root: Path, cache_dir: str | None) -> Path:
 
 
 def open_or_build(
-    root: Path, folder: Path, wanted: Mapping[CacheKey, Sequence[ModelRef]], report: Report
+    root: Path,
+    folder: Path,
+    wanted: Mapping[CacheKey, Sequence[ModelRef]],
+    report: Report,
+    head_start_s: float = 0.0,
 ) -> dict[str, CategoryCache]:
     """Open the cache of each category, by synset, after building those that are missing, stale or damaged.
 
     Processes may call this at the same time: one builds, the others wait for it and then open what it made. A build
-    that is interrupted keeps the models it has finished: the next one goes on after them.
+    that is interrupted keeps the models it has finished: the next one goes on after them. Where there is something to
+    build, another process is given so many seconds to begin with it.
 
     Raises:
         ValueError: the caches cannot be written there, or there is not enough room.
     """
     opened = {key: _try_open(folder, key, refs, lambda message: None) for key, refs in wanted.items()}
     if any(cache is None for cache in opened.values()):
-        with explained(folder), locked(folder, report):
+        with explained(folder), locked(folder, report, head_start_s):
             opened = {key: cache or _try_open(folder, key, wanted[key], report) for key, cache in opened.items()}
             missing = {key: wanted[key] for key, cache in opened.items() if cache is None}
             _remove_stale(folder, wanted)
@@ -104,8 +109,9 @@ def explained(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path, report: Report) -> Iterator[None]:
-    """Make the folder of caches and hold its lock; who must wait for it is told."""
+def locked(folder: Path, report: Report, head_start_s: float) -> Iterator[None]:
+    """Make the folder of caches and hold its lock, after the others' head start; who must wait for it is told."""
+    time.sleep(head_start_s)
     folder.mkdir(parents=True, exist_ok=True)
     # flock belongs to the open file: it also keeps threads apart, and ends with the process, however that ends.
     with (folder / _LOCK_NAME).open("a+") as file:

@@ -114,7 +114,12 @@ class Dataset(Samples):
 
 
 def open_dataset(
-    config: DataConfig, root: Path, voxel_resolution: int, report: Report, num_views: int = NUM_VIEWS
+    config: DataConfig,
+    root: Path,
+    voxel_resolution: int,
+    report: Report,
+    num_views: int = NUM_VIEWS,
+    head_start_s: float = 0.0,
 ) -> Dataset:
     """Scan a folder in the ShapeNet layout, split it, check every file, and open the decoded cache.
 
@@ -127,6 +132,7 @@ def open_dataset(
         voxel_resolution: Side of the grids, which chooses the folder of voxels.
         report: Gets one line at a time: what is written where, how far it is, what is not used.
         num_views: Pictures that every model must have.
+        head_start_s: How long another process is given to begin with what must be built, which it then reports.
 
     Raises:
         DataProblems: (a ValueError) models are missing or broken; all of them are named at once.
@@ -143,7 +149,7 @@ def open_dataset(
         for synset in sorted({ref.synset for ref in models})
         if present[synset]
     }
-    caches = open_or_build(root, cache_folder(root, config.cache_dir), wanted, report)
+    caches = open_or_build(root, cache_folder(root, config.cache_dir), wanted, report, head_start_s)
     used = {str(ref) for ref in models} - skipped
     broken = [problem for cache in caches.values() for problem in cache.problems if problem.model in used]
     if missing or broken:

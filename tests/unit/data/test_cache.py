@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import Image
 
 from hvd_r2n2.config import DataConfig
 from hvd_r2n2.data import cache as cache_file
-from hvd_r2n2.data import cache_build
+from hvd_r2n2.data import cache_build, layout
 from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.data.layout import ModelRef, fingerprint
 
@@ -142,6 +143,40 @@ def test_the_fingerprint_sees_sizes_times_and_names_but_not_where_the_folder_is(
     gone = fingerprint(root, models, 32, 2)
     others = {fingerprint(root, models[1:], 32, 2), fingerprint(root, models, 64, 2), fingerprint(root, models, 32, 1)}
     assert len({original, touched, longer, gone, *others}) == 7
+
+
+def test_the_fingerprint_is_the_same_where_files_must_be_waited_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [ModelRef(CHAIR, name) for name in ("a", "b", "missing")]
+    (root / "ShapeNetRendering" / CHAIR / "b" / "rendering" / "01.png").unlink()
+    quick = fingerprint(root, models, 32, 2)
+    threads = set()
+    state = layout._file_state
+
+    def noting(path: str) -> str:
+        threads.add(threading.current_thread().name)
+        return state(path)
+
+    monkeypatch.setattr(layout, "_file_state", noting)
+    monkeypatch.setattr(layout, "_SCAN_TRIALS", 1)
+    monkeypatch.setattr(layout.time, "thread_time", lambda: 0.0)  # as if the processor had only waited
+    assert fingerprint(root, models, 32, 2) == quick
+    assert any(name.startswith("hvd_r2n2-scan") for name in threads)
+    threads.clear()
+    monkeypatch.setattr(layout.time, "thread_time", layout.time.monotonic)  # as if it never had
+    assert fingerprint(root, models, 32, 2) == quick
+    assert threads == {threading.current_thread().name}
+
+
+def test_another_process_gets_a_head_start_only_where_there_is_something_to_build(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(cache_build.time, "sleep", slept.append)
+    for _ in range(2):
+        open_dataset(DataConfig(), root, 32, lambda text: None, 2, head_start_s=0.25)
+    assert slept == [0.25]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "longer", "header", "index", "foreign", "empty", "renamed"])
