@@ -62,5 +62,5 @@ def broadcast_parameters(communicator: Communicator, model: torch.nn.Module) -> 
     # In one piece: the ranks agree on every piece first, which takes milliseconds.
     together = torch.cat([parameter.reshape(-1) for parameter in parameters])
     communicator.broadcast_(together)
-    for parameter, values in zip(parameters, together.split([p.numel() for p in parameters]), strict=True):
+    for parameter, values in zip(parameters, torch.split(together, [p.numel() for p in parameters]), strict=True):
         parameter.copy_(values.view_as(parameter))
