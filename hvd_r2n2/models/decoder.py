@@ -59,8 +59,7 @@ class ActivatedUnpoolConv(GridStage):
 
     def forward(self, inputs_BCDHW: Tensor) -> Tensor:
         """Give the activated convolution BCDHW."""
-        activated = convolve_unpooled(self.conv, inputs_BCDHW, self.options, slab=self.slab)
-        return activated[:, :, :-1] if self.slab else activated
+        return convolve_unpooled(self.conv, inputs_BCDHW, self.options, slab=self.slab)
 
 
 class UnpooledSum(GridStage):

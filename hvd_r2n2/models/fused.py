@@ -35,6 +35,8 @@ class ConvSettings:
     """Planes, rows and columns after the last, where it doubles."""
     slope: float | None = None
     """Of a leaky ReLU of the result."""
+    drops_last: int = 0
+    """Leave out so many last planes of the result, which is activated."""
 
 
 def can_fuse(inputs: Tensor) -> bool:
@@ -86,7 +88,7 @@ class _FusedConv(torch.autograd.Function):
         ctx.settings = settings
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (inputs, weight, bias, added)]
         ctx.weight_id = id(weight)
-        return outputs
+        return outputs[:, :, : -settings.drops_last] if settings.drops_last else outputs
 
     @staticmethod
     @once_differentiable
@@ -94,7 +96,7 @@ class _FusedConv(torch.autograd.Function):
         settings: ConvSettings = ctx.settings
         inputs, kernel, outputs = ctx.saved_tensors
         if outputs is not None:
-            gradient = torch.ops.aten.leaky_relu_backward(gradient, outputs, settings.slope, True)
+            gradient = _before_activation(gradient, outputs, settings)
         wants_inputs = ctx.needs_input_grad[0] and not inputs_come_later()
         is_weight_now = not weight_comes_later(ctx.weight_id)
         wants_weight, wants_bias = (wanted and is_weight_now for wanted in ctx.needs_input_grad[1:3])
@@ -127,8 +129,7 @@ def _by_onednn(
             inputs, kernel, bias, settings.padding, settings.output_padding, twos, ones, settings.groups, *activation
         )
     elif added is not None:
-        addition = ("add", 1.0, None, [], None)
-        outputs = ops._convolution_pointwise.binary(inputs, added, kernel, bias, *how, *addition)
+        outputs = ops._convolution_pointwise.binary(inputs, added, kernel, bias, *how, "add", 1.0, None, [], None)
     else:
         outputs = ops._convolution_pointwise(inputs, kernel, bias, *how, *activation)
     return outputs
@@ -159,6 +160,18 @@ def sum_over_cells(values: Tensor) -> Tensor:
 def _computing_dtype(inputs: Tensor) -> torch.dtype:
     kind = inputs.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
+
+
+def _before_activation(gradient: Tensor, outputs: Tensor, settings: ConvSettings) -> Tensor:
+    """Give the gradient of what the leaky ReLU was given; laid out as the outputs, whatever the gradient's layout."""
+    assert settings.slope is not None
+    found = torch.empty_like(outputs)
+    kept, kept_outputs = found, outputs
+    if settings.drops_last:
+        kept, kept_outputs = (tensor[:, :, : -settings.drops_last] for tensor in (found, outputs))
+        found[:, :, -settings.drops_last :] = 0
+    torch.ops.aten.leaky_relu_backward.grad_input(gradient, kept_outputs, settings.slope, True, grad_input=kept)
+    return found
 
 
 def _gradients(

@@ -195,22 +195,25 @@ def convolve_unpooled(
     convolution of stride 2 with the kernel flipped and its in and out channels swapped. Every output cell
     sums the same products in both.
 
-    Of a slab (one plane after its own comes in addition), the last plane of the output is not right: it would need
-    the plane after that. The caller drops it.
+    Of a slab, one plane after its own comes in addition: the last plane of its convolution is not right, for it would
+    need the plane after that, and is dropped.
     """
     if "layout" in options.rewrites:
         inputs_BCDHW = channels_last(inputs_BCDHW)
     if "unpool" not in options.rewrites:
         unpooled_BCDHW = unpool(inputs_BCDHW)
-        return convolve(conv, unpooled_BCDHW[:, :, :-1] if slab else unpooled_BCDHW, options)
+        outputs = convolve(conv, unpooled_BCDHW[:, :, :-1] if slab else unpooled_BCDHW, options)
+        return outputs[:, :, :-1] if slab else outputs
     side = conv.kernel_size[0] // 2
-    output_padding = (0 if slab else 1, 1, 1)
     if "fused" in options.rewrites and can_fuse(inputs_BCDHW):
-        settings = ConvSettings((side, side, side), conv.groups, True, output_padding, options.leaky_slope)
+        # Two planes too many, for oneDNN is ten times slower where a stride does not divide the output.
+        dropped = 2 if slab else 0
+        settings = ConvSettings((side,) * 3, conv.groups, True, (1, 1, 1), options.leaky_slope, dropped)
         return fused_conv(inputs_BCDHW, conv.weight, conv.bias, settings)
     weight = transposed_weight(conv.weight, conv.groups)
-    outputs = F.conv_transpose3d(inputs_BCDHW, weight, conv.bias, 2, side, output_padding, conv.groups)
-    return activate_(outputs, options)
+    outputs = F.conv_transpose3d(inputs_BCDHW, weight, conv.bias, 2, side, (0 if slab else 1, 1, 1), conv.groups)
+    activated = activate_(outputs, options)
+    return activated[:, :, :-1] if slab else activated
 
 
 class _AddUnpooled(torch.autograd.Function):
