@@ -16,6 +16,7 @@ from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.measuring.arms import ArmSpec
 from hvd_r2n2.measuring.machine import Machine, available_memory_bytes
 from hvd_r2n2.measuring.messages import Done, Ready
+from hvd_r2n2.measuring.operations import Profile
 from hvd_r2n2.measuring.result import ArmResult, step_s
 from hvd_r2n2.measuring.team import Team
 
@@ -70,8 +71,11 @@ def measure(
     rounds: int,
     warmup: int,
     report: Callable[[str], None],
+    profiled: bool = False,
 ) -> Measurement:
     """Measure `rounds` steps of each arm after `warmup` that do not count.
+
+    If `profiled`, each arm then takes another step, which is not timed, under the profiler.
 
     Raises:
         JobError: an arm has failed; the processes of all arms have ended then.
@@ -106,11 +110,30 @@ def measure(
                 if is_releasing:
                     teams[name].release()
                 advance(1)
+        profiles = _profiles(teams, num_views, is_releasing=is_releasing) if profiled else {}
     results = tuple(
-        ArmResult(arm, readies[arm.name].devices, readies[arm.name].notes, arm.samples(config), tuple(found[arm.name]))
+        ArmResult(
+            arm,
+            readies[arm.name].devices,
+            readies[arm.name].notes,
+            arm.samples(config),
+            tuple(found[arm.name]),
+            profile=profiles.get(arm.name),
+        )
         for arm in arms
     )
     return Measurement(results, is_releasing)
+
+
+def _profiles(teams: Mapping[str, Team], num_views: int, *, is_releasing: bool) -> dict[str, Profile]:
+    profiles = {}
+    for name, team in teams.items():
+        if is_releasing:
+            team.step(num_views)
+        profiles[name] = team.profile(num_views)
+        if is_releasing:
+            team.release()
+    return profiles
 
 
 def rotated(names: Sequence[str], number: int) -> list[str]:

@@ -1,0 +1,199 @@
+"""`benchmark device`: training steps and inference on one device, against the machine's own rate of products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from hvd_r2n2.common.hardware import bfloat16_hardware
+from hvd_r2n2.common.statistics import Spread, spread_of_ratios
+from hvd_r2n2.config import Config, ModelConfig
+from hvd_r2n2.measuring.arithmetic import Arithmetic, count_arithmetic, with_counted_form
+from hvd_r2n2.measuring.arms import ArmSpec
+from hvd_r2n2.measuring.comparison import Request, for_random_batches, views_of
+from hvd_r2n2.measuring.device_arms import MATRIX, PLAIN, device_arms, for_inference, matrix_arms
+from hvd_r2n2.measuring.machine import Machine
+from hvd_r2n2.measuring.matrix import matrix_rates
+from hvd_r2n2.measuring.operations import Profile
+from hvd_r2n2.measuring.report import origin
+from hvd_r2n2.measuring.result import ArmResult
+from hvd_r2n2.measuring.rounds import measure
+
+Part = Literal["training", "inference", "single"]
+PARTS: tuple[Part, ...] = ("training", "inference", "single")
+"""Training steps, inference of batches, inference of one sample with one view."""
+_SHOWN_OPERATIONS = 40
+
+
+@dataclass(frozen=True)
+class DeviceComparison:
+    """What the benchmark found."""
+
+    title: str
+    content: dict[str, Any]
+    """All figures, as they are written."""
+
+
+def compare_device(
+    config: Config,
+    request: Request,
+    names: Sequence[str] | None,
+    changes: Sequence[Sequence[str]],
+    parts: Sequence[Part],
+) -> DeviceComparison:
+    """Measure the plain network, the optimisations and the defaults on one device with all its threads.
+
+    Args:
+        config: the settings of the defaults.
+        request: how to measure.
+        names: which of the optimisations; None for all.
+        changes: NAME SECTION.KEY=VALUE …: settings of arms.
+        parts: what to measure, one after the other; within each the arms take turns.
+
+    Raises:
+        ValueError: the settings are not possible.
+        JobError: an arm has failed.
+    """
+    config = for_random_batches(config)
+    machine = Machine.find(config, num_devices=1)
+    arms = device_arms(config, names, changes)
+    title = _title(config, machine)
+    request.report(title)
+    notes = _notes(machine)
+    for note in notes:
+        request.report(note)
+    found: dict[str, dict[str, Any]] = {arm.name: {"name": arm.name, "settings": list(arm.overrides)} for arm in arms}
+    rates: dict[str, Any] = {}
+    released: dict[str, bool] = {}
+    for part in parts:
+        own, num_views = _arms_of(part, arms, config)
+        request.report(f"{part}: {', '.join(arm.name for arm in own)}")
+        measured = measure(
+            own,
+            config,
+            machine,
+            num_views=num_views,
+            rounds=request.rounds,
+            warmup=request.warmup,
+            report=request.report,
+            profiled=True,
+        )
+        results = [result for result in measured.results if result.arm.kind != "matrix"]
+        rates[part] = _rates(measured.results)
+        released[part] = measured.is_releasing
+        for result, entry in zip(results, _entries(results, config, rates[part], num_views), strict=True):
+            # The figures of training stand beside the name, those of inference apart.
+            found[result.arm.name] |= entry if part == "training" else {part: entry}
+    content = {
+        "benchmark": "device",
+        "arms": list(found.values()),
+        "matrix_rates": rates,
+        "notes": notes,
+        "bfloat16_hardware": bfloat16_hardware(machine.device_type),
+        "rounds": request.rounds,
+        "warmup": request.warmup,
+        "memory_released_between_steps": released,
+        **origin(config, machine, request.command),
+    }
+    return DeviceComparison(title, content)
+
+
+def _arms_of(part: Part, arms: Sequence[ArmSpec], config: Config) -> tuple[list[ArmSpec], int]:
+    """Return a part's arms, those that measure the machine among them, and the views of its steps."""
+    classifies = config.model.classifies
+    if part == "training":
+        return [*arms, *matrix_arms(arms, config)], views_of(config)
+    own = [for_inference(arm) for arm in arms]
+    if part == "single":
+        own = [arm.with_overrides("evaluation.batch_size=1") for arm in own]
+    num_views = 1 if classifies or part == "single" else config.evaluation.views
+    return [*own, *matrix_arms(arms, config)], num_views
+
+
+def _rates(results: Sequence[ArmResult]) -> dict[str, dict[str, Any]]:
+    """Return the machine's rate by type: that of the best shape, and of all."""
+    rates = {}
+    for result in results:
+        if result.arm.kind == "matrix":
+            by_shape = matrix_rates([processes[0] for processes in result.steps])
+            rates[result.arm.name.removeprefix(MATRIX)] = {"best": max(by_shape.values()), "by_shape": by_shape}
+    return rates
+
+
+def _entries(
+    results: Sequence[ArmResult], config: Config, rates: Mapping[str, Mapping[str, Any]], num_views: int
+) -> list[dict[str, Any]]:
+    """Return the figures of each arm of a part."""
+    plain = next(result for result in results if result.arm.name == PLAIN)
+    counted: dict[tuple[ModelConfig, int], Arithmetic] = {}
+    entries = []
+    for result in results:
+        own = result.arm.config(config)
+        key = with_counted_form(own.model), result.samples
+        if key not in counted:
+            counted[key] = count_arithmetic(*key, num_views)
+        needed = counted[key].forward if result.arm.kind == "inference" else counted[key].step
+        rate = rates[own.train.dtype]["best"]
+        times = Spread.of(result.times_s)
+        per_sample = [seconds / result.samples for seconds in result.times_s]
+        plain_per_sample = [seconds / plain.samples for seconds in plain.times_s]
+        pictures_per_s = result.samples * num_views / times.median
+        (memory,) = result.memory
+        assert result.profile is not None
+        entries.append(
+            {
+                "dtype": own.train.dtype,
+                "samples_per_step": result.samples,
+                "num_views": num_views,
+                "median_s": times.median,
+                "quartiles_s": list(times.quartiles),
+                "times_s": result.times_s,
+                "images_per_s": pictures_per_s,
+                "views_per_s": pictures_per_s,
+                "samples_per_s": result.samples / times.median,
+                "ratio_to_plain": Spread.of(plain_per_sample).median / Spread.of(per_sample).median,
+                "ratio_quartiles": list(spread_of_ratios(per_sample, plain_per_sample).quartiles),
+                "flop": needed,
+                "flop_per_s": needed / times.median,
+                "matrix_rate": rate,
+                "of_matrix_rate": needed / times.median / rate,
+                "peak_memory_bytes": memory.peak_bytes,
+                "memory": asdict(memory),
+                "resident_bytes": max(done.resident_bytes for step in result.steps for done in step),
+                "notes": list(result.notes),
+                **_breakdown(result.profile),
+            }
+        )
+    return entries
+
+
+def _breakdown(profile: Profile) -> dict[str, Any]:
+    return {
+        "profiled_step_s": profile.step_s,
+        "breakdown": {
+            kind: {"seconds": profile.seconds[kind], "share": profile.shares[kind]} for kind in profile.seconds
+        },
+        "operations": [asdict(operation) for operation in profile.operations[:_SHOWN_OPERATIONS]],
+    }
+
+
+def _title(config: Config, machine: Machine) -> str:
+    network, train, evaluation = config.model, config.train, config.evaluation
+    size = "" if network.classifies else f", {network.voxel_resolution}³"
+    views = ("", "") if network.classifies else (f" of {views_of(config)} view(s)", f" of {evaluation.views} view(s)")
+    where = "one GPU" if machine.gpus else f"{machine.threads} thread(s)"
+    return (
+        f"{network.name}, width {network.width:g}{size}, {where}; training: batch {train.batch_size}{views[0]}; "
+        f"inference: batch {evaluation.batch_size}{views[1]}"
+    )
+
+
+def _notes(machine: Machine) -> list[str]:
+    """Say what a reader of the figures must know."""
+    if bfloat16_hardware(machine.device_type) is None:
+        return [
+            f"this machine's {machine.device_type.upper()} has no hardware for bfloat16: default-bfloat16 is measured "
+            "all the same, but computes in software"
+        ]
+    return []
