@@ -77,11 +77,10 @@ def _processor_name() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def bfloat16_hardware(device_type: str) -> str | None:
+def bfloat16_hardware(device_type: str, information: Path = Path("/proc/cpuinfo")) -> str | None:
     """Say what a kind of device, `cpu` or `cuda`, multiplies bfloat16 with here; None if it has nothing for it."""
     if device_type == "cuda":
         return "tensor cores" if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    information = Path("/proc/cpuinfo")
     lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
     flags = {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
     return next((name for flag, name in _BFLOAT16_FLAGS.items() if flag in flags), None)

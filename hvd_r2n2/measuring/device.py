@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from hvd_r2n2.common.hardware import bfloat16_hardware
-from hvd_r2n2.common.statistics import Spread, spread_of_ratios
-from hvd_r2n2.config import Config, ModelConfig
-from hvd_r2n2.measuring.arithmetic import Arithmetic, count_arithmetic, with_counted_form
+from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.arms import ArmSpec
 from hvd_r2n2.measuring.comparison import Request, for_random_batches, views_of
-from hvd_r2n2.measuring.device_arms import MATRIX, PLAIN, device_arms, for_inference, matrix_arms
+from hvd_r2n2.measuring.device_arms import (
+    device_arms,
+    for_inference,
+    matrix_arms,
+    same_as_defaults,
+)
+from hvd_r2n2.measuring.device_result import device_entries, machine_rates
 from hvd_r2n2.measuring.machine import Machine
-from hvd_r2n2.measuring.matrix import matrix_rates
-from hvd_r2n2.measuring.operations import Profile
 from hvd_r2n2.measuring.report import origin
-from hvd_r2n2.measuring.result import ArmResult
 from hvd_r2n2.measuring.rounds import measure
 
 Part = Literal["training", "inference", "single"]
 PARTS: tuple[Part, ...] = ("training", "inference", "single")
 """Training steps, inference of batches, inference of one sample with one view."""
-_SHOWN_OPERATIONS = 40
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def compare_device(
     arms = device_arms(config, names, changes)
     title = _title(config, machine)
     request.report(title)
-    notes = _notes(machine)
+    notes = _notes(config, machine, arms)
     for note in notes:
         request.report(note)
     found: dict[str, dict[str, Any]] = {arm.name: {"name": arm.name, "settings": list(arm.overrides)} for arm in arms}
@@ -80,9 +80,9 @@ def compare_device(
             profiled=True,
         )
         results = [result for result in measured.results if result.arm.kind != "matrix"]
-        rates[part] = _rates(measured.results)
+        rates[part] = machine_rates(measured.results)
         released[part] = measured.is_releasing
-        for result, entry in zip(results, _entries(results, config, rates[part], num_views), strict=True):
+        for result, entry in zip(results, device_entries(results, config, rates[part], num_views), strict=True):
             # The figures of training stand beside the name, those of inference apart.
             found[result.arm.name] |= entry if part == "training" else {part: entry}
     content = {
@@ -111,73 +111,6 @@ def _arms_of(part: Part, arms: Sequence[ArmSpec], config: Config) -> tuple[list[
     return [*own, *matrix_arms(arms, config)], num_views
 
 
-def _rates(results: Sequence[ArmResult]) -> dict[str, dict[str, Any]]:
-    """Return the machine's rate by type: that of the best shape, and of all."""
-    rates = {}
-    for result in results:
-        if result.arm.kind == "matrix":
-            by_shape = matrix_rates([processes[0] for processes in result.steps])
-            rates[result.arm.name.removeprefix(MATRIX)] = {"best": max(by_shape.values()), "by_shape": by_shape}
-    return rates
-
-
-def _entries(
-    results: Sequence[ArmResult], config: Config, rates: Mapping[str, Mapping[str, Any]], num_views: int
-) -> list[dict[str, Any]]:
-    """Return the figures of each arm of a part."""
-    plain = next(result for result in results if result.arm.name == PLAIN)
-    counted: dict[tuple[ModelConfig, int], Arithmetic] = {}
-    entries = []
-    for result in results:
-        own = result.arm.config(config)
-        key = with_counted_form(own.model), result.samples
-        if key not in counted:
-            counted[key] = count_arithmetic(*key, num_views)
-        needed = counted[key].forward if result.arm.kind == "inference" else counted[key].step
-        rate = rates[own.train.dtype]["best"]
-        times = Spread.of(result.times_s)
-        per_sample = [seconds / result.samples for seconds in result.times_s]
-        plain_per_sample = [seconds / plain.samples for seconds in plain.times_s]
-        pictures_per_s = result.samples * num_views / times.median
-        (memory,) = result.memory
-        assert result.profile is not None
-        entries.append(
-            {
-                "dtype": own.train.dtype,
-                "samples_per_step": result.samples,
-                "num_views": num_views,
-                "median_s": times.median,
-                "quartiles_s": list(times.quartiles),
-                "times_s": result.times_s,
-                "images_per_s": pictures_per_s,
-                "views_per_s": pictures_per_s,
-                "samples_per_s": result.samples / times.median,
-                "ratio_to_plain": Spread.of(plain_per_sample).median / Spread.of(per_sample).median,
-                "ratio_quartiles": list(spread_of_ratios(per_sample, plain_per_sample).quartiles),
-                "flop": needed,
-                "flop_per_s": needed / times.median,
-                "matrix_rate": rate,
-                "of_matrix_rate": needed / times.median / rate,
-                "peak_memory_bytes": memory.peak_bytes,
-                "memory": asdict(memory),
-                "resident_bytes": max(done.resident_bytes for step in result.steps for done in step),
-                "notes": list(result.notes),
-                **_breakdown(result.profile),
-            }
-        )
-    return entries
-
-
-def _breakdown(profile: Profile) -> dict[str, Any]:
-    return {
-        "profiled_step_s": profile.step_s,
-        "breakdown": {
-            kind: {"seconds": profile.seconds[kind], "share": profile.shares[kind]} for kind in profile.seconds
-        },
-        "operations": [asdict(operation) for operation in profile.operations[:_SHOWN_OPERATIONS]],
-    }
-
-
 def _title(config: Config, machine: Machine) -> str:
     network, train, evaluation = config.model, config.train, config.evaluation
     size = "" if network.classifies else f", {network.voxel_resolution}³"
@@ -189,11 +122,12 @@ def _title(config: Config, machine: Machine) -> str:
     )
 
 
-def _notes(machine: Machine) -> list[str]:
+def _notes(config: Config, machine: Machine, arms: Sequence[ArmSpec]) -> list[str]:
     """Say what a reader of the figures must know."""
+    notes = [f"{name}: the same as {default}" for name, default in same_as_defaults(config, arms).items()]
     if bfloat16_hardware(machine.device_type) is None:
-        return [
+        notes.append(
             f"this machine's {machine.device_type.upper()} has no hardware for bfloat16: default-bfloat16 is measured "
             "all the same, but computes in software"
-        ]
-    return []
+        )
+    return notes

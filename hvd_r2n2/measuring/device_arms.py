@@ -23,22 +23,21 @@ class Optimisation:
     without: str
     """How it is switched off: section.key=value."""
     with_it: str
-    """How it is switched on; later ones may set the same key anew."""
-    only_reconstructs: bool = False
-    """Whether networks that classify do not have it."""
+    """How it is switched on; a later one may set the same key anew."""
 
 
 _FURTHER: tuple[Optimisation, ...] = ()
 """Those besides the rewrites of the network, in the order in which they are added."""
 
 
-def optimisations() -> tuple[Optimisation, ...]:
-    """Return all, in the order in which they are added."""
-    rewrites = (
-        Optimisation(name, "model.form=plain", f"model.form={'+'.join(REWRITES[: number + 1])}", only_reconstructs=True)
-        for number, name in enumerate(REWRITES)
-    )
-    return (*rewrites, *_FURTHER)
+def optimisations(config: Config) -> tuple[Optimisation, ...]:
+    """Return those that a network has, in the order in which they are added."""
+    forms = [*("+".join(REWRITES[: number + 1]) for number in range(len(REWRITES) - 1)), "fast"]
+    rewrites = [
+        Optimisation(f"+{name}", "model.form=plain", f"model.form={form}")
+        for name, form in zip(REWRITES, forms, strict=True)
+    ]
+    return (*(() if config.model.classifies else rewrites), *_FURTHER)
 
 
 def device_arms(
@@ -46,35 +45,48 @@ def device_arms(
 ) -> tuple[ArmSpec, ...]:
     """Return the arms, the plain one first and the defaults last; all but the last compute in float32.
 
-    An arm that would be one of the defaults under another name is left out.
+    An optimisation with which everything is as in default-float32 has no arm of its own.
 
     Args:
-        config: the settings that the defaults have; each arm has its own `train.dtype` and `model.form`.
+        config: the settings that the defaults have; each arm has its own `train.dtype`.
         names: which of the optimisations to show; None for all. `ALWAYS` are there in any case.
         changes: NAME SECTION.KEY=VALUE …: settings of one of the arms, or a new arm that differs from default-float32.
 
     Raises:
         ValueError: an unknown name, or settings that are not possible.
     """
-    is_plain_known = not config.model.classifies
-    arms = {PLAIN: ArmSpec(PLAIN, overrides=("model.form=plain",) if is_plain_known else ())}
-    added = [one for one in optimisations() if is_plain_known or not one.only_reconstructs]
-    off = {_key(one.without): one.without for one in added}
-    arms[PLAIN] = arms[PLAIN].with_overrides(*off.values())
-    for number, one in enumerate(added):
-        on = {_key(earlier.with_it): earlier.with_it for earlier in added[: number + 1]}
-        arms[f"+{one.name}"] = ArmSpec(f"+{one.name}", overrides=tuple((off | on).values()))
-    defaults = {name: ArmSpec(name) for name in (DEFAULT_FLOAT32, DEFAULT_BFLOAT16)}
-    steps = {name: arm for name, arm in arms.items() if name != PLAIN and arm.config(config) != config}
-    check_names(names, (*ALWAYS, *steps))
-    if names is not None:
-        steps = {name: arm for name, arm in steps.items() if name in names}
-    arms = {PLAIN: arms[PLAIN], **steps, **defaults}
+    added = _cumulative(config)
+    check_names(names, (*ALWAYS, *added))
+    shown = [name for name in added if names is None or name in names]
+    arms = {PLAIN: ArmSpec(PLAIN, overrides=tuple(_switched_off(config).values()))}
+    arms |= {name: added[name] for name in shown if added[name].config(config) != config}
+    arms |= {name: ArmSpec(name) for name in (DEFAULT_FLOAT32, DEFAULT_BFLOAT16)}
     for name, *overrides in changes:
         if not overrides:
             raise ValueError(f"--arm {name}: write NAME SECTION.KEY=VALUE …, such as {name} train.accumulation=2")
         arms[name] = arms.get(name, ArmSpec(name)).with_overrides(*overrides)
     return tuple(_with_dtype(arm, config) for arm in arms.values())
+
+
+def same_as_defaults(config: Config, arms: Sequence[ArmSpec]) -> dict[str, str]:
+    """Return which optimisations have no arm of their own since an arm of another name is the same: by name, that."""
+    known = {arm.name for arm in arms}
+    same = [name for name, arm in _cumulative(config).items() if name not in known and arm.config(config) == config]
+    return dict.fromkeys(same, DEFAULT_FLOAT32)
+
+
+def _switched_off(config: Config) -> dict[str, str]:
+    """Return by key how all optimisations are switched off."""
+    return {_key(one.without): one.without for one in optimisations(config)}
+
+
+def _cumulative(config: Config) -> dict[str, ArmSpec]:
+    """Return by name an arm for each optimisation, in which those before it are on and those after it off."""
+    settings, arms = _switched_off(config), {}
+    for one in optimisations(config):
+        settings[_key(one.with_it)] = one.with_it
+        arms[one.name] = ArmSpec(one.name, overrides=tuple(settings.values()))
+    return arms
 
 
 def matrix_arms(arms: Sequence[ArmSpec], config: Config) -> tuple[ArmSpec, ...]:

@@ -12,6 +12,7 @@ from rich.table import Table
 from hvd_r2n2.telemetry.breakdown_chart import BreakdownPart, BreakdownRow, draw_breakdown
 
 _LEAST_WIDTH = 150
+_COLUMN_WIDTH = 19
 _TITLES = {"training": "training step", "inference": "inference, batch", "single": "inference, one picture"}
 
 
@@ -19,7 +20,7 @@ def print_device_tables(title: str, content: Mapping[str, Any]) -> None:
     """Print figures and where the time went, a row an arm, for each part that was measured."""
     console = Console(highlight=False)
     # A narrow terminal, or none, must not cut figures.
-    console.width = max(console.width, _LEAST_WIDTH)
+    console.width = max(console.width, _LEAST_WIDTH, (2 + len(content["arms"])) * _COLUMN_WIDTH)
     console.print(title, markup=False)
     for part, arms in _parts(content):
         console.print(_figures(_TITLES[part], arms))

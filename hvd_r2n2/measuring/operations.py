@@ -6,12 +6,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
+# Of a convolution that gives its sum activated, or with something added, that is part of it.
 CONVOLUTION, CONVOLUTION_BACKWARD = "convolution forward", "convolution backward"
 TRANSPOSED, TRANSPOSED_BACKWARD = "transposed convolution forward", "transposed convolution backward"
 LINEAR, ACTIVATION, POOLING = "linear", "activation", "pooling"
@@ -34,18 +36,20 @@ KINDS = (
 
 # The first that is part of an operation's name says its kind.
 _WORDS = (
+    *((word, LOSS) for word in ("log_sigmoid", "cross_entropy", "log_softmax", "nll_loss")),
     *((word, LINEAR) for word in ("mm", "linear", "matmul", "gemm", "dot")),
     *((word, ACTIVATION) for word in ("leaky_relu", "relu", "threshold", "sigmoid", "tanh", "dropout", "softplus")),
     *((word, POOLING) for word in ("pool",)),
-    *((word, LOSS) for word in ("log_sigmoid", "cross_entropy", "log_softmax", "nll_loss")),
     *((word, OPTIMIZER) for word in ("_fused_adam", "_fused_sgd", "_foreach", "vector_norm", "Optimizer.")),
     *((word, COMPILED) for word in ("Torch-Compiled", "CompiledFxGraph", "CompiledFunction", "cpp_fused", "triton_")),
     *((word, ELEMENTWISE) for word in ("aten::add", "aten::sub", "aten::mul", "aten::div", "aten::neg", "aten::lerp")),
     *((word, ELEMENTWISE) for word in ("aten::copy_", "aten::cat", "aten::fill_", "aten::zero", "aten::sum")),
-    *((word, ELEMENTWISE) for word in ("aten::index", "aten::flip", "aten::_foreach_copy", "AccumulateGrad")),
+    *((word, ELEMENTWISE) for word in ("aten::index", "aten::flip", "AccumulateGrad")),
 )
 _LOSS_NODES = ("LogSigmoid", "LogSoftmax", "NllLoss", "BinaryCrossEntropy")
 _SHOWN_SHAPES = 3
+_MEMORY = "[memory]"
+"""What torch calls events of memory that is taken or given back."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Profile:
 
     step_s: float
     """How long it took under the profiler."""
+    peak_bytes: int
+    """Most that its tensors took at a time on the device, beyond what was there before."""
     operations: tuple[Operation, ...]
     """Those that took longest come first."""
 
@@ -87,10 +93,13 @@ class Profile:
 
 
 def profile_step(step: Callable[[], object], device: torch.device) -> Profile:
-    """Take a step under torch's profiler."""
+    """Take a step under torch's profiler.
+
+    On a GPU, kernels that no operation has launched, such as those of CUDA graphs, count as `other`.
+    """
     is_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]
-    with profile(activities=activities, record_shapes=True) as profiler:
+    with profile(activities=activities, record_shapes=True, profile_memory=True) as profiler:
         start = time.perf_counter()
         step()
         if is_gpu:
@@ -99,11 +108,12 @@ def profile_step(step: Callable[[], object], device: torch.device) -> Profile:
     found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for event in profiler.events() or ():
         # A kernel is an event too; its time is that of the operation which has launched it.
-        if event.device_type == DeviceType.CPU:
+        if event.device_type == DeviceType.CPU and event.name != _MEMORY:
             seconds = (event.self_device_time_total if is_gpu else event.self_cpu_time_total) / 1e6
             found[event.name, _shapes(event), kind_of(_names(event), is_transposed(event))].append(seconds)
     operations = (Operation(*key, len(times), sum(times)) for key, times in found.items())
-    return Profile(step_s, tuple(sorted(operations, key=lambda one: one.seconds, reverse=True)))
+    in_order = tuple(sorted(operations, key=lambda one: one.seconds, reverse=True))
+    return Profile(step_s, _peak_bytes(profiler, device), in_order)
 
 
 def kind_of(names: Sequence[str], is_transposed: bool = False) -> str:
@@ -117,7 +127,8 @@ def kind_of(names: Sequence[str], is_transposed: bool = False) -> str:
         return OPTIMIZER
     own = names[0]
     kind = next((kind for word, kind in _WORDS if word in own), None)
-    if kind is None and any("conv" in name.lower() for name in names):
+    # Some convolutions, and sums over their gradients, are computed as products of matrices.
+    if kind in (None, LINEAR) and any("conv" in name.lower() for name in names):
         is_backward = any("backward" in name.lower() for name in names)
         if is_transposed:
             return TRANSPOSED_BACKWARD if is_backward else TRANSPOSED
@@ -134,13 +145,24 @@ def is_transposed(event: Any) -> bool:
             # torch records the arguments that are no tensors.
             position, values = _TRANSPOSED_ARGUMENT[event.name], event.concrete_inputs
             return len(values) > position and values[position] is True
-        if "conv_transpose" in event.name:
+        if "conv" in event.name and "transpose" in event.name:
             return True
         event = event.cpu_parent
     return False
 
 
 _TRANSPOSED_ARGUMENT = {"aten::convolution": 6, "aten::_convolution": 6, "aten::convolution_backward": 7}
+
+
+def _peak_bytes(profiler: profile, device: torch.device) -> int:
+    """Add up what the profiler has recorded of memory that was taken and given back."""
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    wanted = DeviceType.CUDA if device.type == "cuda" else DeviceType.CPU
+    recorded: list[Any] = profiler.profiler.kineto_results.events()
+    events = [event for event in recorded if event.name() == _MEMORY and event.device_type() == wanted]
+    changes = [int(event.nbytes()) for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(changes, initial=0))
 
 
 def _names(event: Any) -> list[str]:
