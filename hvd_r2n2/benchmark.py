@@ -88,10 +88,10 @@ def _parser() -> argparse.ArgumentParser:
         "device",
         help="the plain network, each optimisation and the defaults on one device, against its own rate of products",
         description="Arms: plain (the network as the paper reads, float32), each optimisation added to those before, "
-        "default-float32 and default-bfloat16 (the settings given; train.dtype and model.form are the arms' own). On a "
-        "CPU each has all threads. Measures training steps, inference of evaluation.batch_size samples, and of one.",
+        "default-float32 and default-bfloat16 (the settings given, in that type). On a CPU each has all threads. "
+        "Measures training steps, inference of evaluation.batch_size samples, and of one sample with one view.",
     )
-    _add_settings(device, has_accumulation=False)
+    _add_settings(device, warmup=2, has_accumulation=False)
     _add_results(device)
     _add_device(device)
     split = commands.add_parser(
@@ -155,7 +155,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="PART,…", help=f"measure only these of {', '.join(PARTS)}")
 
 
-def _add_settings(parser: argparse.ArgumentParser, *, has_accumulation: bool = True) -> None:
+def _add_settings(parser: argparse.ArgumentParser, *, warmup: int = 1, has_accumulation: bool = True) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings (YAML), as for hvd_r2n2.train")
     parser.add_argument(
         "--set",
@@ -167,7 +167,9 @@ def _add_settings(parser: argparse.ArgumentParser, *, has_accumulation: bool = T
         "every step has train.max_views views",
     )
     parser.add_argument("--steps", type=int, default=7, metavar="N", help="measured steps of each arm (default: 7)")
-    parser.add_argument("--warmup", type=int, default=1, metavar="N", help="steps before them (default: 1)")
+    parser.add_argument(
+        "--warmup", type=int, default=warmup, metavar="N", help="steps before them (default: %(default)s)"
+    )
     if has_accumulation:
         parser.add_argument(
             "--accumulation",

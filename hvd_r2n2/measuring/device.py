@@ -100,15 +100,15 @@ def compare_device(
 
 
 def _arms_of(part: Part, arms: Sequence[ArmSpec], config: Config) -> tuple[list[ArmSpec], int]:
-    """Return a part's arms, those that measure the machine among them, and the views of its steps."""
+    """Return a part's arms, first those that measure the machine, and the views of its steps."""
     classifies = config.model.classifies
     if part == "training":
-        return [*arms, *matrix_arms(arms, config)], views_of(config)
+        return [*matrix_arms(arms, config), *arms], views_of(config)
     own = [for_inference(arm) for arm in arms]
     if part == "single":
         own = [arm.with_overrides("evaluation.batch_size=1") for arm in own]
     num_views = 1 if classifies or part == "single" else config.evaluation.views
-    return [*own, *matrix_arms(arms, config)], num_views
+    return [*matrix_arms(arms, config), *own], num_views
 
 
 def _title(config: Config, machine: Machine) -> str:

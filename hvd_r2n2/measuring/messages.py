@@ -37,7 +37,7 @@ class Step:
 
 @dataclass(frozen=True)
 class ProfiledStep:
-    """To a worker: take one with every operation watched, which costs time of its own."""
+    """To a worker: take a few with every operation watched, which costs time of its own."""
 
     num_views: int
 

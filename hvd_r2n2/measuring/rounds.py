@@ -31,7 +31,7 @@ class Measurement:
     results: tuple[ArmResult, ...]
     is_releasing: bool
     """Whether arms gave their memory back after each step, since all together would not have had enough: each step
-    came after one that was not timed."""
+    came after as many that were not timed as there are to warm up."""
 
 
 def choose_accumulation(
@@ -75,7 +75,7 @@ def measure(
 ) -> Measurement:
     """Measure `rounds` steps of each arm after `warmup` that do not count.
 
-    If `profiled`, each arm then takes another step, which is not timed, under the profiler.
+    If `profiled`, each arm then takes a few more steps under the profiler, which do not count for its times.
 
     Raises:
         JobError: an arm has failed; the processes of all arms have ended then.
@@ -105,12 +105,12 @@ def measure(
         for number in range(rounds):
             for name in rotated(list(teams), number):
                 if is_releasing:
-                    teams[name].step(num_views)
+                    _warm_up(teams[name], num_views, warmup)
                 found[name].append(tuple(teams[name].step(num_views)))
                 if is_releasing:
                     teams[name].release()
                 advance(1)
-        profiles = _profiles(teams, num_views, is_releasing=is_releasing) if profiled else {}
+        profiles = _profiles(teams, num_views, warmup) if profiled else {}
     results = tuple(
         ArmResult(
             arm,
@@ -125,15 +125,21 @@ def measure(
     return Measurement(results, is_releasing)
 
 
-def _profiles(teams: Mapping[str, Team], num_views: int, *, is_releasing: bool) -> dict[str, Profile]:
+def _profiles(teams: Mapping[str, Team], num_views: int, warmup: int) -> dict[str, Profile]:
+    """Profile steps of each while the others have released their memory, for these take more of it."""
     profiles = {}
+    for team in teams.values():
+        team.release()
     for name, team in teams.items():
-        if is_releasing:
-            team.step(num_views)
+        _warm_up(team, num_views, warmup)
         profiles[name] = team.profile(num_views)
-        if is_releasing:
-            team.release()
+        team.release()
     return profiles
+
+
+def _warm_up(team: Team, num_views: int, steps: int) -> None:
+    for _ in range(steps):
+        team.step(num_views)
 
 
 def rotated(names: Sequence[str], number: int) -> list[str]:

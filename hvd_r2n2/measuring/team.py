@@ -96,7 +96,7 @@ class Team:
         return self._ask([Step(num_views)] * self.arm.processes, Done)
 
     def profile(self, num_views: int) -> Profile:
-        """Have all take one step at once with every operation watched; return where the time of the first one went."""
+        """Have all take steps at once with every operation watched; return where the time went in the first process."""
         return self._ask([ProfiledStep(num_views)] * self.arm.processes, Profiled)[0].profile
 
     def release(self) -> None:
