@@ -1,4 +1,4 @@
-"""`python -m hvd_r2n2.benchmark split|ranks|baseline|data`: measure training steps, or the loader."""
+"""`python -m hvd_r2n2.benchmark device|split|ranks|baseline|data`: measure training steps, or the loader."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from hvd_r2n2.measuring.baseline import measure_baseline
 from hvd_r2n2.measuring.comparison import Comparison, Request, compare_ranks, compare_splits, for_random_batches
 from hvd_r2n2.measuring.data_rates import DataRequest, measure_data
 from hvd_r2n2.measuring.data_report import draw_rates, print_rates
+from hvd_r2n2.measuring.device import PARTS, Part, compare_device
+from hvd_r2n2.measuring.device_report import draw_device, print_device_tables
 from hvd_r2n2.measuring.report import draw, print_table, write_json, write_traces
 from hvd_r2n2.telemetry.baseline import write_baseline
 
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     request = Request(
         rounds=options.steps,
         warmup=options.warmup,
-        accumulation=options.accumulation,
+        accumulation=getattr(options, "accumulation", None),
         command=_command(words),
         report=_report,
         predict=getattr(options, "predict", False),
@@ -43,6 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         baseline = measure_baseline(for_random_batches(config), request)
         write_baseline(options.out, baseline)
         print(f"{options.out}: written; training compares itself with it where nothing of the above differs")
+    elif options.subcommand == "device":
+        names = None if options.arms is None else options.arms.split(",")
+        device = compare_device(config, request, names, options.arm, _parts(options.only))
+        print_device_tables(device.title, device.content)
+        if options.json is not None:
+            write_json(options.json, device.content)
+        if options.picture is not None:
+            draw_device(options.picture, device.title, device.content)
     elif options.subcommand == "split":
         names = None if options.arms is None else options.arms.split(",")
         found = compare_splits(config, request, names, options.arm)
@@ -71,6 +81,15 @@ def _data(config: Config, options: argparse.Namespace, words: Sequence[str]) -> 
         draw_rates(options.picture, content)
 
 
+def _parts(chosen: str | None) -> list[Part]:
+    """Return the parts that --only names, in their usual order."""
+    names = PARTS if chosen is None else chosen.split(",")
+    for name in names:
+        if name not in PARTS:
+            raise ValueError(f"--only: {name} is not known (known: {', '.join(PARTS)})")
+    return [part for part in PARTS if part in names]
+
+
 def _show(found: Comparison, options: argparse.Namespace) -> None:
     is_ranks, content = options.subcommand == "ranks", found.content
     print_table(found.title, content["arms"], content["left_out"], ranks=is_ranks)
@@ -87,6 +106,16 @@ def _parser() -> argparse.ArgumentParser:
         "arms of a run take turns, step by step, in an order that rotates; the others wait.",
     )
     commands = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
+    device = commands.add_parser(
+        "device",
+        help="the plain network, each optimisation and the defaults on one device, against its own rate of products",
+        description="Arms: plain (the network as the paper reads, float32), each optimisation added to those before, "
+        "default-float32 and default-bfloat16 (the settings given, in that type). On a CPU each has all threads. "
+        "Measures training steps, inference of evaluation.batch_size samples, and of one sample with one view.",
+    )
+    _add_settings(device, warmup=2, has_accumulation=False)
+    _add_results(device)
+    _add_device(device)
     split = commands.add_parser(
         "split",
         help="one device, the layers split over two in each way, and torch's DistributedDataParallel over the same two",
@@ -146,6 +175,24 @@ def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_results(data)
 
 
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--arms",
+        metavar="NAME,…",
+        help="only these of the optimisations, such as +NAME; plain and the defaults are measured in any case",
+    )
+    parser.add_argument(
+        "--arm",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "SECTION.KEY=VALUE"),
+        help="settings of one of the arms, or a further arm that differs so from default-float32, such as: recomputed "
+        "train.recompute=true; may be given many times",
+    )
+    parser.add_argument("--only", metavar="PART,…", help=f"measure only these of {', '.join(PARTS)}")
+
+
 def _add_config(parser: argparse.ArgumentParser, help_of_set: str) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings (YAML), as for hvd_r2n2.train")
     parser.add_argument(
@@ -153,20 +200,23 @@ def _add_config(parser: argparse.ArgumentParser, help_of_set: str) -> None:
     )
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser, *, warmup: int = 1, has_accumulation: bool = True) -> None:
     _add_config(
         parser,
         "change one setting, such as train.batch_size=16; train.cpu_threads are those of one device here, and "
         "every step has train.max_views views",
     )
     parser.add_argument("--steps", type=int, default=7, metavar="N", help="measured steps of each arm (default: 7)")
-    parser.add_argument("--warmup", type=int, default=1, metavar="N", help="steps before them (default: 1)")
     parser.add_argument(
-        "--accumulation",
-        type=int,
-        metavar="N",
-        help="micro-batches of one device; by default 1, 2, 4, 8 and 16 are tried first, and the fastest taken",
+        "--warmup", type=int, default=warmup, metavar="N", help="steps before them (default: %(default)s)"
     )
+    if has_accumulation:
+        parser.add_argument(
+            "--accumulation",
+            type=int,
+            metavar="N",
+            help="micro-batches of one device; by default 1, 2, 4, 8 and 16 are tried first, and the fastest taken",
+        )
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:

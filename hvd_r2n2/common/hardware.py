@@ -12,6 +12,9 @@ import torch
 
 import hvd_r2n2
 
+_BFLOAT16_FLAGS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm BF16"}
+"""What Linux calls instructions for bfloat16, the fastest first."""
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -72,3 +75,12 @@ def _processor_name() -> str:
     lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+def bfloat16_hardware(device_type: str, information: Path = Path("/proc/cpuinfo")) -> str | None:
+    """Say what a kind of device, `cpu` or `cuda`, multiplies bfloat16 with here; None if it has nothing for it."""
+    if device_type == "cuda":
+        return "tensor cores" if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
+    flags = {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+    return next((name for flag, name in _BFLOAT16_FLAGS.items() if flag in flags), None)

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_FEW_ROWS = 96
+"""Up to so many rows, writing a gradient in another type and converting it takes longer than products in its own."""
+
 _current = threading.local()
 
 
@@ -62,6 +65,8 @@ class WideWork:
             return None
         del self._rows[id(weight)]
         all_inputs, all_gradients = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        if len(all_inputs) <= _FEW_ROWS:
+            all_inputs, all_gradients = all_inputs.to(weight.dtype), all_gradients.to(weight.dtype)
         return (all_gradients.t() @ all_inputs).to(weight.dtype)
 
 

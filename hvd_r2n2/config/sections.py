@@ -18,9 +18,9 @@ class ModelConfig:
     """Factor on every hidden channel count; 1.0 is the published network, 0.25 has a sixteenth of its arithmetic."""
     voxel_resolution: Literal[32, 64, 128] = 32
     """3D-R2N2 only: side of the voxel grid; 64 and 128 add decoder stages."""
-    form: Literal["fast", "plain"] = "fast"
-    """3D-R2N2 only: `fast`: exact re-expressions (transposed convolutions, fused gates), or `plain`: written as the
-    paper reads."""
+    form: str = "fast"
+    """3D-R2N2 only: `fast`: all exact re-expressions; `plain`: written as the paper reads; or some of views, unpool,
+    gates, layout and fused, joined by +, to see what each brings."""
     cross: Literal["default"] | tuple[str, ...] | None = "default"
     """A list of stages: two towers, as in AlexNet, of which only these stages read both; null: an ordinary network;
     default: as published (alexnet: conv3, fc6, fc7, fc8; 3D-R2N2: null)."""

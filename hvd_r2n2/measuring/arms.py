@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from hvd_r2n2.config import Config, with_overrides
 
-Kind = Literal["engine", "copies", "ddp", "horovod"]
+Kind = Literal["engine", "copies", "ddp", "horovod", "inference", "matrix"]
 
 ONE_DEVICE = "one-device"
 BOUND = "bound"
@@ -23,7 +23,8 @@ class ArmSpec:
     """Name in tables."""
     kind: Kind = "engine"
     """`engine`: one process trains as `hvd_r2n2.train` does. `copies`: each process trains on its own, all at once.
-    `ddp`: ranks of torch's DistributedDataParallel. `horovod`: ranks under mpirun, as `hvd_r2n2.train` has them."""
+    `ddp`: ranks of torch's DistributedDataParallel. `horovod`: ranks under mpirun, as `hvd_r2n2.train` has them.
+    `inference`: one process runs the network forward alone. `matrix`: one process multiplies matrices."""
     processes: int = 1
     """How many; each but an `engine` has one device."""
     overrides: tuple[str, ...] = ()
@@ -49,7 +50,10 @@ class ArmSpec:
 
     def samples(self, config: Config) -> int:
         """Return the samples that all processes together take in a step."""
-        return self.config(config).train.batch_size * (self.processes if self.kind == "copies" else 1)
+        own = self.config(config)
+        if self.kind == "inference":
+            return own.evaluation.batch_size
+        return own.train.batch_size * (self.processes if self.kind == "copies" else 1)
 
 
 _SPLIT_ARMS = (
@@ -77,11 +81,7 @@ def split_arms(
         ValueError: an unknown name, or settings that are not possible.
     """
     usual = {arm.name: arm for arm in _SPLIT_ARMS if arm.name != "spatial" or not config.model.classifies}
-    for name in names or ():
-        if name not in usual:
-            near = difflib.get_close_matches(name, usual, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"--arms: {name} is not known, {hint}(known: {', '.join(usual)})")
+    check_names(names, usual)
     arms = {name: usual[name] for name in (names or usual)}
     for name, *overrides in changes:
         if not overrides:
@@ -95,6 +95,15 @@ def split_arms(
     for arm in arms.values():
         arm.config(config)
     return tuple(arms.values())
+
+
+def check_names(names: Sequence[str] | None, known: Collection[str]) -> None:
+    """Raise a ValueError that names the nearest known one unless all names of arms are known."""
+    for name in names or ():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"--arms: {name} is not known, {hint}(known: {', '.join(known)})")
 
 
 def rank_arms(config: Config) -> tuple[ArmSpec, ...]:

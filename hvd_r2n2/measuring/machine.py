@@ -32,13 +32,15 @@ class Machine:
     """What CUDA_VISIBLE_DEVICES calls the GPUs; none where the arms run on CPUs."""
 
     @staticmethod
-    def find(config: Config) -> Machine:
+    def find(config: Config, num_devices: int | None = None) -> Machine:
         """Look at this machine; `train.cpu_threads` are those of one device, by default its share of the cores.
+
+        There are as many devices as given, or as `split.devices` names, or two.
 
         Raises:
             ValueError: GPUs are asked for and there are none.
         """
-        num_devices = len(config.split.devices or (0, 0))
+        num_devices = num_devices or len(config.split.devices or (0, 0))
         allowed = sorted(os.sched_getaffinity(0))
         threads = config.train.cpu_threads or max(1, len(allowed) // num_devices)
         count = 0 if config.train.device == "cpu" else torch.cuda.device_count()

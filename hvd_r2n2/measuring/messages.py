@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from hvd_r2n2.common.memory import DeviceMemory
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.arms import Kind
+from hvd_r2n2.measuring.operations import Profile
 from hvd_r2n2.split import TaskTime
 
 
@@ -29,6 +31,13 @@ class Job:
 @dataclass(frozen=True)
 class Step:
     """To a worker: take one training step with a batch of so many views."""
+
+    num_views: int
+
+
+@dataclass(frozen=True)
+class ProfiledStep:
+    """To a worker: take a few with every operation watched, which costs time of its own."""
 
     num_views: int
 
@@ -75,6 +84,15 @@ class Done:
     """Of a split."""
     bytes_moved: int = 0
     """Across a split."""
+    parts_s: Mapping[str, float] = field(default_factory=dict)
+    """By name: how long each part took of a step that has parts which are timed apart."""
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """From a worker: where the time of a step went."""
+
+    profile: Profile
 
 
 @dataclass(frozen=True)
@@ -84,5 +102,5 @@ class Failure:
     text: str
 
 
-Order: TypeAlias = "Job | Step | Release | None"
+Order: TypeAlias = "Job | Step | ProfiledStep | Release | None"
 """To a worker; None ends it."""

@@ -11,6 +11,7 @@ from hvd_r2n2.common.memory import DeviceMemory
 from hvd_r2n2.common.statistics import Spread, spread_of_ratios
 from hvd_r2n2.measuring.arms import BOUND, ONE_DEVICE, ArmSpec
 from hvd_r2n2.measuring.messages import Done
+from hvd_r2n2.measuring.operations import Profile
 from hvd_r2n2.split import TaskTime
 
 _UNDISTURBED = 0.95
@@ -38,6 +39,8 @@ class ArmResult:
     """By number of micro-batches that was tried before: the median step in seconds."""
     predicted_s: float | None = None
     """What the planner said of a step before."""
+    profile: Profile | None = None
+    """Where the time of another step went, if one was profiled."""
 
     @property
     def times_s(self) -> list[float]:

@@ -16,6 +16,7 @@ from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.measuring.arms import ArmSpec
 from hvd_r2n2.measuring.machine import Machine, available_memory_bytes
 from hvd_r2n2.measuring.messages import Done, Ready
+from hvd_r2n2.measuring.operations import Profile
 from hvd_r2n2.measuring.result import ArmResult, step_s
 from hvd_r2n2.measuring.team import Team
 
@@ -30,7 +31,7 @@ class Measurement:
     results: tuple[ArmResult, ...]
     is_releasing: bool
     """Whether arms gave their memory back after each step, since all together would not have had enough: each step
-    came after one that was not timed."""
+    came after as many that were not timed as there are to warm up."""
 
 
 def choose_accumulation(
@@ -70,8 +71,11 @@ def measure(
     rounds: int,
     warmup: int,
     report: Callable[[str], None],
+    profiled: bool = False,
 ) -> Measurement:
     """Measure `rounds` steps of each arm after `warmup` that do not count.
+
+    If `profiled`, each arm then takes a few more steps under the profiler, which do not count for its times.
 
     Raises:
         JobError: an arm has failed; the processes of all arms have ended then.
@@ -101,16 +105,41 @@ def measure(
         for number in range(rounds):
             for name in rotated(list(teams), number):
                 if is_releasing:
-                    teams[name].step(num_views)
+                    _warm_up(teams[name], num_views, warmup)
                 found[name].append(tuple(teams[name].step(num_views)))
                 if is_releasing:
                     teams[name].release()
                 advance(1)
+        profiles = _profiles(teams, num_views, warmup) if profiled else {}
     results = tuple(
-        ArmResult(arm, readies[arm.name].devices, readies[arm.name].notes, arm.samples(config), tuple(found[arm.name]))
+        ArmResult(
+            arm,
+            readies[arm.name].devices,
+            readies[arm.name].notes,
+            arm.samples(config),
+            tuple(found[arm.name]),
+            profile=profiles.get(arm.name),
+        )
         for arm in arms
     )
     return Measurement(results, is_releasing)
+
+
+def _profiles(teams: Mapping[str, Team], num_views: int, warmup: int) -> dict[str, Profile]:
+    """Profile steps of each while the others have released their memory, for these take more of it."""
+    profiles = {}
+    for team in teams.values():
+        team.release()
+    for name, team in teams.items():
+        _warm_up(team, num_views, warmup)
+        profiles[name] = team.profile(num_views)
+        team.release()
+    return profiles
+
+
+def _warm_up(team: Team, num_views: int, steps: int) -> None:
+    for _ in range(steps):
+        team.step(num_views)
 
 
 def rotated(names: Sequence[str], number: int) -> list[str]:

@@ -49,6 +49,10 @@ class EngineRunner:
             config, self.model, loss_stage, communicator, self.placement, report=self.notes.append
         )
 
+    def batch(self, num_views: int) -> dict[str, Tensor]:
+        """Return the random batch that it is to train on, on its first device."""
+        return random_inputs(self.config, self.model, self.num_samples, num_views, self.placement.devices[0])
+
     def step(self, inputs: Mapping[str, Tensor]) -> StepReport:
         """Take one step."""
         return self._engine.step(inputs, self.config.optimizer.learning_rate)
@@ -92,6 +96,10 @@ class DistributedRunner:
         for parameter in self.model.parameters():
             parameter.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]
 
+    def batch(self, num_views: int) -> dict[str, Tensor]:
+        """Return the random batch that it is to train on."""
+        return random_inputs(self.config, self.model, self.num_samples, num_views, self.placement.devices[0])
+
     def step(self, inputs: Mapping[str, Tensor]) -> StepReport:
         """Take one step."""
         parts, loss = self.config.train.accumulation, torch.zeros((), dtype=torch.float64)
@@ -128,14 +136,6 @@ class DistributedRunner:
 
     def _note_gradient(self, parameter: Tensor) -> None:
         self._last_gradient_s = time.perf_counter()
-
-
-Runner = EngineRunner | DistributedRunner
-
-
-def random_batch(runner: Runner, num_views: int) -> dict[str, Tensor]:
-    """Return the batch that a runner is to train on, on its first device."""
-    return random_inputs(runner.config, runner.model, runner.num_samples, num_views, runner.placement.devices[0])
 
 
 class _Loss(torch.nn.Module):

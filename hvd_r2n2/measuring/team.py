@@ -20,8 +20,20 @@ from hvd_r2n2.comm import JobError, find_launcher
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.arms import ArmSpec
 from hvd_r2n2.measuring.machine import Machine
-from hvd_r2n2.measuring.messages import Done, Failure, Hello, Job, Order, Ready, Release, Step
+from hvd_r2n2.measuring.messages import (
+    Done,
+    Failure,
+    Hello,
+    Job,
+    Order,
+    Profiled,
+    ProfiledStep,
+    Ready,
+    Release,
+    Step,
+)
 from hvd_r2n2.measuring.mortal import die_with_parent
+from hvd_r2n2.measuring.operations import Profile
 
 _WORKER = (sys.executable, "-m", "hvd_r2n2.measuring.worker")
 _LIMIT_S = 1800.0
@@ -82,6 +94,10 @@ class Team:
     def step(self, num_views: int) -> list[Done]:
         """Have all take one step at once; return what it was like for each."""
         return self._ask([Step(num_views)] * self.arm.processes, Done)
+
+    def profile(self, num_views: int) -> Profile:
+        """Have all take steps at once with every operation watched; return where the time went in the first process."""
+        return self._ask([ProfiledStep(num_views)] * self.arm.processes, Profiled)[0].profile
 
     def release(self) -> None:
         """Have them give freed memory back to the system."""

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -16,9 +17,29 @@ from torch import Tensor
 
 from hvd_r2n2.comm import Alone, Communicator, JobError, connect, launch_facts
 from hvd_r2n2.common.memory import keep_freed_memory, release_freed_memory
-from hvd_r2n2.measuring.messages import Done, Failure, Hello, Job, Order, Ready, Release, Step
+from hvd_r2n2.config import Config
+from hvd_r2n2.measuring.inference import InferenceRunner
+from hvd_r2n2.measuring.matrix import MatrixRunner
+from hvd_r2n2.measuring.messages import (
+    Done,
+    Failure,
+    Hello,
+    Job,
+    Order,
+    Profiled,
+    ProfiledStep,
+    Ready,
+    Release,
+    Step,
+)
 from hvd_r2n2.measuring.mortal import die_first, die_with_parent
-from hvd_r2n2.measuring.runner import DistributedRunner, EngineRunner, Runner, random_batch
+from hvd_r2n2.measuring.operations import profile_step
+from hvd_r2n2.measuring.runner import DistributedRunner, EngineRunner
+
+Runner = EngineRunner | DistributedRunner | InferenceRunner | MatrixRunner
+
+_PROFILED_STEPS = 3
+"""Of which the fastest counts."""
 
 
 def main() -> None:
@@ -62,12 +83,14 @@ class _Server:
         self._runner: Runner | None = None
         self._batch: tuple[int, dict[str, Tensor]] = (0, {})
 
-    def obey(self, order: Job | Step | Release) -> Ready | Done:
+    def obey(self, order: Job | Step | ProfiledStep | Release) -> Ready | Done | Profiled:
         """Do what is asked."""
         if isinstance(order, Job):
             return self._prepare(order)
         if isinstance(order, Step):
             return self._step(order.num_views)
+        if isinstance(order, ProfiledStep):
+            return self._profile(order.num_views)
         release_freed_memory()
         return Ready()
 
@@ -88,18 +111,36 @@ class _Server:
         else:
             if self._communicator is None:
                 self._communicator = connect() if job.kind == "horovod" else Alone()
-            self._runner = EngineRunner(job.config, self._communicator)
+            kinds: dict[str, Callable[[Config, Communicator], Runner]]
+            kinds = {"inference": InferenceRunner, "matrix": MatrixRunner}
+            self._runner = kinds.get(job.kind, EngineRunner)(job.config, self._communicator)
         return Ready(self._runner.placement.names, tuple(self._runner.notes))
 
-    def _step(self, num_views: int) -> Done:
+    def _profile(self, num_views: int) -> Profiled:
+        runner, inputs = self._ready_for(num_views)
+        device = runner.placement.devices[0]
+        profiles = []
+        for _ in range(_PROFILED_STEPS):
+            profiles.append(profile_step(lambda: runner.step(inputs), device))
+            if device.type == "cpu":
+                # What the profiler writes between the tensors leaves too little room for some of them, and they would
+                # be given new memory, page by page: make enough of it used memory.
+                torch.ones(profiles[-1].peak_bytes, dtype=torch.uint8)
+        return Profiled(min(profiles, key=lambda profile: profile.step_s))
+
+    def _ready_for(self, num_views: int) -> tuple[Runner, dict[str, Tensor]]:
         assert self._runner is not None, "a step before a job"
         if self._batch[0] != num_views:
-            self._batch = (num_views, random_batch(self._runner, num_views))
-        devices = [device for device in self._runner.placement.devices if device.type == "cuda"]
+            self._batch = (num_views, self._runner.batch(num_views))
+        return self._runner, self._batch[1]
+
+    def _step(self, num_views: int) -> Done:
+        runner, inputs = self._ready_for(num_views)
+        devices = [device for device in runner.placement.devices if device.type == "cuda"]
         for device in devices:
             torch.cuda.synchronize(device)
         start_s, start_cpu_s = time.perf_counter(), time.process_time()
-        report = self._runner.step(self._batch[1])
+        report = runner.step(inputs)
         for device in devices:
             torch.cuda.synchronize(device)
         end_s, end_cpu_s = time.perf_counter(), time.process_time()
@@ -109,10 +150,11 @@ class _Server:
             cpu_s=end_cpu_s - start_cpu_s,
             communication_s=report.communication_s,
             loss=report.loss,
-            memory=self._runner.memory(),
+            memory=runner.memory(),
             resident_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             tasks=report.tasks,
             bytes_moved=report.bytes_moved,
+            parts_s=runner.parts_s() if isinstance(runner, MatrixRunner) else {},
         )
 
 

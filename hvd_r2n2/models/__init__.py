@@ -21,8 +21,8 @@ from hvd_r2n2.models.network import (
     register_network,
 )
 from hvd_r2n2.models.options import (
-    FORMS,
     PRESETS,
+    REWRITES,
     VOXEL_RESOLUTIONS,
     ClassificationOptions,
     NetworkOptions,
@@ -32,10 +32,10 @@ from hvd_r2n2.models.original_weights import load_original_weights, save_origina
 from hvd_r2n2.models.weights import load_weights, save_weights
 
 __all__ = [
-    "FORMS",
     "IMAGE_SIDE",
     "NETWORKS",
     "PRESETS",
+    "REWRITES",
     "VOXEL_RESOLUTIONS",
     "ClassCrossEntropy",
     "ClassificationNetwork",

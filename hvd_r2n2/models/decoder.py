@@ -16,8 +16,9 @@ from hvd_r2n2.models.layers import (
     Block,
     GridStage,
     SameConv3d,
-    add_unpooled_,
-    conv_of_unpooled,
+    add_unpooled,
+    convolve,
+    convolve_unpooled,
     reach,
     unpool,
 )
@@ -42,12 +43,11 @@ class ActivatedConv(GridStage):
 
     def __init__(self, conv: SameConv3d, options: ReconstructionOptions) -> None:
         super().__init__()
-        self.conv = conv
-        self.slope, self.fast = options.leaky_slope, options.fast
+        self.conv, self.options = conv, options
 
     def forward(self, inputs_BCDHW: Tensor) -> Tensor:
         """Give the activated convolution BCDHW."""
-        return F.leaky_relu(self.conv(inputs_BCDHW, slab=self.slab), self.slope, inplace=self.fast)
+        return convolve(self.conv, inputs_BCDHW, self.options, slab=self.slab)
 
 
 class ActivatedUnpoolConv(GridStage):
@@ -55,14 +55,11 @@ class ActivatedUnpoolConv(GridStage):
 
     def __init__(self, conv: SameConv3d, options: ReconstructionOptions) -> None:
         super().__init__()
-        self.conv = conv
-        self.slope, self.fast = options.leaky_slope, options.fast
+        self.conv, self.options = conv, options
 
     def forward(self, inputs_BCDHW: Tensor) -> Tensor:
         """Give the activated convolution BCDHW."""
-        outputs = conv_of_unpooled(inputs_BCDHW, self.conv, fast=self.fast, slab=self.slab)
-        activated = F.leaky_relu(outputs, self.slope, inplace=self.fast)
-        return activated[:, :, :-1] if self.slab else activated
+        return convolve_unpooled(self.conv, inputs_BCDHW, self.options, slab=self.slab)
 
 
 class UnpooledSum(GridStage):
@@ -70,23 +67,19 @@ class UnpooledSum(GridStage):
 
     def __init__(self, conv: SameConv3d, skip_conv: SameConv3d | None, options: ReconstructionOptions) -> None:
         super().__init__()
-        self.conv, self.skip_conv = conv, skip_conv
-        self.slope, self.fast = options.leaky_slope, options.fast
+        self.conv, self.skip_conv, self.options = conv, skip_conv, options
 
     def forward(self, activated_BCDHW: Tensor, inputs_BCDHW: Tensor) -> Tensor:
         """Give the block's output BCDHW from its first half's and, of half the side, the block's input."""
-        # Not in place: add_unpooled_ overwrites the result, which an in-place leaky ReLU keeps for backward.
-        outputs = F.leaky_relu(self.conv(activated_BCDHW, slab=self.slab), self.slope)
-        if not self.fast:
+        outputs = convolve(self.conv, activated_BCDHW, self.options, slab=self.slab)
+        if "unpool" not in self.options.rewrites:
             unpooled = unpool(inputs_BCDHW)
             return outputs + (unpooled if self.skip_conv is None else self.skip_conv(unpooled))
         if self.skip_conv is None:
-            return add_unpooled_(outputs, inputs_BCDHW)
+            return add_unpooled(outputs, inputs_BCDHW)
         # The 1×1×1 convolution of zeros is the bias: only the even cells need the product.
-        assert self.skip_conv.bias is not None
-        outputs = outputs + self.skip_conv.bias.to(outputs.dtype)[:, None, None, None]
         products = F.conv3d(inputs_BCDHW, self.skip_conv.weight, groups=self.skip_conv.groups)
-        return add_unpooled_(outputs, products)
+        return add_unpooled(outputs, products, self.skip_conv.bias)
 
 
 class RefinedSum(GridStage):
@@ -94,14 +87,12 @@ class RefinedSum(GridStage):
 
     def __init__(self, conv: SameConv3d, skip_conv: SameConv3d, options: ReconstructionOptions) -> None:
         super().__init__()
-        self.conv, self.skip_conv = conv, skip_conv
-        self.slope, self.fast = options.leaky_slope, options.fast
+        self.conv, self.skip_conv, self.options = conv, skip_conv, options
 
     def forward(self, activated_BCDHW: Tensor) -> Tensor:
         """Give the block's output BCDHW."""
-        outputs: Tensor = self.skip_conv(activated_BCDHW, slab=self.slab)
-        branch = self.conv(activated_BCDHW, slab=self.slab)
-        return outputs + F.leaky_relu(branch, self.slope, inplace=self.fast)
+        branch = convolve(self.conv, activated_BCDHW, self.options, slab=self.slab)
+        return convolve(self.skip_conv, activated_BCDHW, self.options, slab=self.slab, added=branch)
 
 
 class StandardUnpoolBlock(Block):

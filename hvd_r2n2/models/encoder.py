@@ -9,10 +9,18 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hvd_r2n2.common.stages import NamedTensor, Read, Stage
-from hvd_r2n2.models.layers import Block, GroupedLinear, for_each_view, max_pool, reach, same_conv2d
+from hvd_r2n2.models.layers import (
+    Block,
+    GroupedLinear,
+    activate_,
+    convolve,
+    for_each_view,
+    max_pool,
+    reach,
+    same_conv2d,
+)
 from hvd_r2n2.models.options import ReconstructionOptions
 
 IMAGES = NamedTensor("images", "VBCHW")
@@ -24,22 +32,21 @@ class ActivatedConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, options: ReconstructionOptions) -> None:
         super().__init__()
-        self.conv = conv
-        self.slope, self.fast = options.leaky_slope, options.fast
+        self.conv, self.options = conv, options
 
     def forward(self, inputs_VBCHW: Tensor) -> Tensor:
         """Give the activated convolution VBCHW."""
-        return for_each_view(self._of_batch, inputs_VBCHW, fast=self.fast)
+        return for_each_view(self._of_batch, inputs_VBCHW, options=self.options)
 
     def _of_batch(self, inputs_BCHW: Tensor) -> Tensor:
-        return F.leaky_relu(self.conv(inputs_BCHW), self.slope, inplace=self.fast)
+        return convolve(self.conv, inputs_BCHW, self.options)
 
 
 class PooledConv2d(ActivatedConv2d):
     """Block of the networks without residuals: convolution, pool, leaky ReLU; VBCHW to VBCHW."""
 
     def _of_batch(self, inputs_BCHW: Tensor) -> Tensor:
-        return F.leaky_relu(max_pool(self.conv(inputs_BCHW)), self.slope, inplace=self.fast)
+        return activate_(max_pool(self.conv(inputs_BCHW)), self.options)
 
 
 class PooledSum(nn.Module):
@@ -51,21 +58,22 @@ class PooledSum(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, skip_conv: nn.Conv2d | None, options: ReconstructionOptions) -> None:
         super().__init__()
-        self.conv, self.skip_conv = conv, skip_conv
-        self.slope, self.fast = options.leaky_slope, options.fast
+        self.conv, self.skip_conv, self.options = conv, skip_conv, options
 
     def forward(self, activated_VBCHW: Tensor, *inputs_VBCHW: Tensor) -> Tensor:
         """Give the block's output VBCHW from its first half's and, where it has a skip, its input."""
-        return for_each_view(self._of_batch, activated_VBCHW, *inputs_VBCHW, fast=self.fast)
+        return for_each_view(self._of_batch, activated_VBCHW, *inputs_VBCHW, options=self.options)
 
     def _of_batch(self, activated_BCHW: Tensor, *inputs_BCHW: Tensor) -> Tensor:
-        branch: Tensor = self.conv(activated_BCHW)
-        if not inputs_BCHW and self.fast:
+        if not inputs_BCHW and "fused" in self.options.rewrites:
             # A leaky ReLU is increasing, so it may follow the pool, which leaves a quarter of the cells.
-            return F.leaky_relu(max_pool(branch), self.slope, inplace=True)
-        branch = F.leaky_relu(branch, self.slope, inplace=self.fast)
+            return activate_(max_pool(self.conv(activated_BCHW)), self.options)
+        branch = convolve(self.conv, activated_BCHW, self.options)
         for inputs in inputs_BCHW:
-            branch = branch + (inputs if self.skip_conv is None else self.skip_conv(inputs))
+            if self.skip_conv is None:
+                branch = branch + inputs
+            else:
+                branch = convolve(self.skip_conv, inputs, self.options, added=branch)
         return max_pool(branch)
 
 
@@ -137,11 +145,11 @@ class EncoderOutput(GroupedLinear):
 
     def __init__(self, in_features: int, out_features: int, groups: int, options: ReconstructionOptions) -> None:
         super().__init__(in_features, out_features, groups)
-        self.slope, self.fast = options.leaky_slope, options.fast
+        self.options = options
 
     def forward(self, inputs_VBCHW: Tensor) -> Tensor:
         """Give the features VBF."""
-        return for_each_view(self._of_batch, inputs_VBCHW, fast=self.fast)
+        return for_each_view(self._of_batch, inputs_VBCHW, options=self.options)
 
     def _of_batch(self, inputs_BCHW: Tensor) -> Tensor:
-        return F.leaky_relu(super().forward(inputs_BCHW.flatten(1)), self.slope, inplace=self.fast)
+        return activate_(super().forward(inputs_BCHW.flatten(1)), self.options)

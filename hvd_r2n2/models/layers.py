@@ -1,4 +1,4 @@
-"""Pieces that the parts of networks share, each in the fast form and as the paper reads.
+"""Pieces that the parts of networks share, each as the paper reads and rewritten (see `options.REWRITES`).
 
 Shapes: V views, B batch, C channels, H W rows and columns, D H W the x, y, z of a grid,
 F features.
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from hvd_r2n2.common.stages import NamedTensor, Stage
 from hvd_r2n2.common.wide_linear import wide_linear
+from hvd_r2n2.models.fused import ConvSettings, can_fuse, fused_conv, sum_over_cells, transposed_weight
 from hvd_r2n2.models.options import ReconstructionOptions
 
 
@@ -127,6 +128,29 @@ class GridStage(nn.Module):
     slab: bool = False
 
 
+def convolve(
+    conv: nn.Conv2d | SameConv3d,
+    inputs: Tensor,
+    options: ReconstructionOptions,
+    *,
+    slab: bool = False,
+    added: Tensor | None = None,
+) -> Tensor:
+    """Give the convolution and its leaky ReLU, or else plus what is `added`; NCHW or NCDHW, slabs as `SameConv3d`."""
+    if "fused" in options.rewrites and can_fuse(inputs):
+        side = conv.kernel_size[0] // 2
+        padding = (side, side) if inputs.ndim == 4 else (0 if slab else side, side, side)
+        settings = ConvSettings(padding, conv.groups, slope=options.leaky_slope if added is None else None)
+        return fused_conv(inputs, conv.weight, conv.bias, settings, added)
+    outputs: Tensor = conv(inputs, slab=slab) if isinstance(conv, SameConv3d) else conv(inputs)
+    return activate_(outputs, options) if added is None else outputs + added
+
+
+def activate_(outputs: Tensor, options: ReconstructionOptions) -> Tensor:
+    """Apply the leaky ReLU, in place where the form is not as the paper reads."""
+    return F.leaky_relu(outputs, options.leaky_slope, inplace="fused" in options.rewrites)
+
+
 def channels_last(inputs: Tensor) -> Tensor:
     """Lay the channels innermost on a CPU, whose convolutions then run faster and pass the layout on.
 
@@ -137,13 +161,16 @@ def channels_last(inputs: Tensor) -> Tensor:
     return inputs.contiguous(memory_format=torch.channels_last if inputs.ndim == 4 else torch.channels_last_3d)
 
 
-def for_each_view(function: Callable[..., Tensor], *inputs_VB: Tensor, fast: bool) -> Tensor:
+def for_each_view(function: Callable[..., Tensor], *inputs_VB: Tensor, options: ReconstructionOptions) -> Tensor:
     """Apply a function of batches to every view: as one batch of V·B samples, or (plain) one view at a time."""
-    if fast:
-        flat = [inputs.flatten(0, 1) for inputs in inputs_VB]
-        outputs = function(*(channels_last(inputs) if inputs.ndim == 4 else inputs for inputs in flat))
+
+    def of_batch(*inputs: Tensor) -> Tensor:
+        return function(*(channels_last(i) if "layout" in options.rewrites and i.ndim == 4 else i for i in inputs))
+
+    if "views" in options.rewrites:
+        outputs = of_batch(*(inputs.flatten(0, 1) for inputs in inputs_VB))
         return outputs.view(*inputs_VB[0].shape[:2], *outputs.shape[1:])
-    return torch.stack([function(*inputs_B) for inputs_B in zip(*inputs_VB, strict=True)])
+    return torch.stack([of_batch(*inputs_B) for inputs_B in zip(*inputs_VB, strict=True)])
 
 
 def max_pool(inputs_BCHW: Tensor) -> Tensor:
@@ -159,52 +186,54 @@ def unpool(inputs_BCDHW: Tensor) -> Tensor:
     return outputs
 
 
-def conv_of_unpooled(inputs_BCDHW: Tensor, conv: SameConv3d, *, fast: bool, slab: bool = False) -> Tensor:
-    """Apply a "same" convolution of kernel 3 or 1 to the unpooled input.
+def convolve_unpooled(
+    conv: SameConv3d, inputs_BCDHW: Tensor, options: ReconstructionOptions, *, slab: bool = False
+) -> Tensor:
+    """Give a "same" convolution of kernel 3 or 1 of the unpooled input and its leaky ReLU.
 
-    The fast form never makes the unpooled grid, seven eighths of which are zeros: it is the transposed
+    Rewritten, it never makes the unpooled grid, seven eighths of which are zeros: it is the transposed
     convolution of stride 2 with the kernel flipped and its in and out channels swapped. Every output cell
     sums the same products in both.
 
-    Of a slab (one plane after its own comes in addition), the last plane of the output is not right: it would need
-    the plane after that. The caller drops it.
+    Of a slab, one plane after its own comes in addition: the last plane of its convolution is not right, for it would
+    need the plane after that, and is dropped.
     """
-    if not fast:
+    if "layout" in options.rewrites:
+        inputs_BCDHW = channels_last(inputs_BCDHW)
+    if "unpool" not in options.rewrites:
         unpooled_BCDHW = unpool(inputs_BCDHW)
-        outputs: Tensor = conv(unpooled_BCDHW[:, :, :-1] if slab else unpooled_BCDHW)
-        return outputs
-    # A group's (out, in, kernel) becomes (in, out, kernel).
-    weight = torch.cat([rows.transpose(0, 1) for rows in conv.weight.flip(2, 3, 4).chunk(conv.groups)])
-    return F.conv_transpose3d(
-        channels_last(inputs_BCDHW),
-        weight,
-        conv.bias,
-        stride=2,
-        padding=conv.kernel_size[0] // 2,
-        output_padding=(0 if slab else 1, 1, 1),
-        groups=conv.groups,
-    )
+        outputs = convolve(conv, unpooled_BCDHW[:, :, :-1] if slab else unpooled_BCDHW, options)
+        return outputs[:, :, :-1] if slab else outputs
+    side = conv.kernel_size[0] // 2
+    if "fused" in options.rewrites and can_fuse(inputs_BCDHW):
+        # Two planes too many, for oneDNN is ten times slower where a stride does not divide the output.
+        dropped = 2 if slab else 0
+        settings = ConvSettings((side,) * 3, conv.groups, True, (1, 1, 1), options.leaky_slope, dropped)
+        return fused_conv(inputs_BCDHW, conv.weight, conv.bias, settings)
+    weight = transposed_weight(conv.weight, conv.groups)
+    outputs = F.conv_transpose3d(inputs_BCDHW, weight, conv.bias, 2, side, (0 if slab else 1, 1, 1), conv.groups)
+    activated = activate_(outputs, options)
+    return activated[:, :, :-1] if slab else activated
 
 
-class _AddAtEvenCells(torch.autograd.Function):
-    """large[..., ::2, ::2, ::2] += small, in place; unlike autograd's own, backward copies nothing."""
-
-    @staticmethod
-    def forward(ctx: Any, large: Tensor, small: Tensor) -> Tensor:
-        large[..., ::2, ::2, ::2].add_(small)
-        ctx.mark_dirty(large)
-        return large
+class _AddUnpooled(torch.autograd.Function):
+    """Unlike with autograd's own for the parts, neither pass makes a grid of zeros."""
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, large: Tensor, small: Tensor, bias: Tensor | None) -> Tensor:
+        result = large.clone() if bias is None else large + bias.to(large.dtype)[:, None, None, None]
+        result[..., ::2, ::2, ::2].add_(small)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         (grad,) = grads
-        return grad, grad[..., ::2, ::2, ::2]
+        to_bias = None if ctx.bias_dtype is None else sum_over_cells(grad).to(ctx.bias_dtype)
+        return grad, grad[..., ::2, ::2, ::2], to_bias
 
 
-def add_unpooled_(outputs_BCDHW: Tensor, inputs_BCDHW: Tensor) -> Tensor:
-    """Add the unpooled input to ``outputs``, in place: only the even cells are touched.
-
-    ``outputs`` must not be saved for the backward pass of the operation that made it.
-    """
-    result: Tensor = _AddAtEvenCells.apply(outputs_BCDHW, inputs_BCDHW)  # type: ignore[no-untyped-call]
+def add_unpooled(outputs_BCDHW: Tensor, inputs_BCDHW: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Add the unpooled input and a value a channel: the input touches the even cells only."""
+    result: Tensor = _AddUnpooled.apply(outputs_BCDHW, inputs_BCDHW, bias)  # type: ignore[no-untyped-call]
     return result

@@ -10,7 +10,9 @@ from dataclasses import dataclass, fields
 from hvd_r2n2.models.initialisation import StandardDeviation, msra_std, released_code_std
 
 VOXEL_RESOLUTIONS = (32, 64, 128)
-FORMS = ("fast", "plain")
+REWRITES = ("views", "unpool", "gates", "layout", "fused")
+"""Ways to compute the same faster: all views as one batch; convolutions of unpooled grids as transposed ones; a
+recurrent unit's gates in one convolution; channels innermost in memory; activations within convolutions (CPUs)."""
 NUM_TOWERS = 2
 
 
@@ -87,7 +89,8 @@ class ReconstructionOptions(NetworkOptions):
     """Hold what makes one of the networks of 3D-R2N2.
 
     voxel_resolution: side of the output grid: 32, 64 or 128.
-    form: ``fast``, or ``plain``: the same function written as the paper reads, for reference.
+    form: ``fast``, all `REWRITES`; ``plain``, none: the same function written as the paper reads, for reference; or
+        some of them joined by +.
     """
 
     preset: str = "released-code"
@@ -97,7 +100,9 @@ class ReconstructionOptions(NetworkOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_known("preset", self.preset, PRESETS)
-        check_known("form", self.form, FORMS)
+        names = self.form.split("+")
+        for name in names:
+            check_known("form", name, ("fast", "plain", *REWRITES) if len(names) == 1 else REWRITES)
         if self.voxel_resolution not in VOXEL_RESOLUTIONS:
             raise ValueError(f"voxel_resolution {self.voxel_resolution} is not offered (use 32, 64 or 128)")
 
@@ -107,9 +112,10 @@ class ReconstructionOptions(NetworkOptions):
         return PRESETS[self.preset].leaky_slope
 
     @property
-    def fast(self) -> bool:
-        """Say whether the fast form is built."""
-        return self.form == "fast"
+    def rewrites(self) -> frozenset[str]:
+        """Give which of `REWRITES` the form has."""
+        named = {"fast": REWRITES, "plain": ()}.get(self.form)
+        return frozenset(self.form.split("+") if named is None else named)
 
 
 @dataclass(frozen=True)

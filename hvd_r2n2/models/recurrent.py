@@ -34,13 +34,13 @@ class InputProjection(GroupedLinear):
     def __init__(self, num_features: int, channels: int, groups: int, options: ReconstructionOptions) -> None:
         super().__init__(num_features, NUM_GATES * channels * HIDDEN_SIDE**3, groups, bias=False)
         self.row_axes = {"G": NUM_GATES, "C": channels, "D": HIDDEN_SIDE, "H": HIDDEN_SIDE, "W": HIDDEN_SIDE}
-        self.fast = options.fast
+        self.rewrites = options.rewrites
 
     def forward(self, features_VBF: Tensor) -> Tensor:
         """Give the projections VBGCDHW."""
-        if self.fast and self.groups == 1:
+        if "views" in self.rewrites and self.groups == 1:
             return wide_linear(features_VBF, self.weight).view(*features_VBF.shape[:2], *self.row_axes.values())
-        if self.fast:
+        if "views" in self.rewrites:
             return self._gate_by_gate(features_VBF)
         return torch.stack([self._gate_by_gate(features_BF) for features_BF in features_VBF])
 
@@ -59,7 +59,7 @@ class _UnitStage(GridStage):
 
     def __init__(self, options: ReconstructionOptions) -> None:
         super().__init__()
-        self.fast = options.fast
+        self.rewrites = options.rewrites
 
     def start(self, projection_BGCDHW: Tensor, conv: GateConv3d) -> Tensor:
         """Give zeros of the size of the hidden state as a convolution reads it."""
@@ -82,7 +82,7 @@ class GRUGates(_UnitStage):
         if hidden_BCDHW is None or own_hidden_BCDHW is None:
             hidden_BCDHW = self.start(projection_BGCDHW, self.gates)
             own_hidden_BCDHW = torch.zeros_like(projection_BGCDHW[:, 0])
-        if self.fast:
+        if "gates" in self.rewrites:
             gates: Tensor = self.gates(hidden_BCDHW, slab=self.slab) + projection_BGCDHW[:, :2].flatten(1, 2)
             update, reset = gates.sigmoid_().chunk(2, dim=1)
         else:
@@ -111,7 +111,7 @@ class GRUCandidate(_UnitStage):
         if hidden_BCDHW is None:
             hidden_BCDHW = torch.zeros_like(update_BCDHW)
         candidate = self.candidate(reset_hidden_BCDHW, slab=self.slab) + projection_BGCDHW[:, 2]
-        if self.fast:
+        if "gates" in self.rewrites:
             return torch.lerp(candidate.tanh_(), hidden_BCDHW, update_BCDHW)
         return update_BCDHW * hidden_BCDHW + (1 - update_BCDHW) * torch.tanh(candidate)
 
@@ -132,7 +132,7 @@ class LSTMStep(_UnitStage):
         if hidden_BCDHW is None or cell_BCDHW is None:
             hidden_BCDHW = self.start(projection_BGCDHW, self.gates)
             cell_BCDHW = torch.zeros_like(projection_BGCDHW[:, 0])
-        if self.fast:
+        if "gates" in self.rewrites:
             gates: Tensor = self.gates(hidden_BCDHW, slab=self.slab) + projection_BGCDHW.flatten(1, 2)
             forget, input_, candidate = gates.chunk(3, dim=1)
             cell = torch.addcmul(torch.sigmoid(forget) * cell_BCDHW, torch.sigmoid(input_), torch.tanh(candidate))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
+from hvd_r2n2.common.gradient_parts import inputs_later, weights_later
 from hvd_r2n2.common.stages import Stage
 
 
@@ -59,7 +60,9 @@ class TwoRuns:
             if later:
                 hooks.append((node, later, node.register_prehook(_keep(kept, node))))
         now = [parameter for parameter in parameters if id(parameter) in at_once]
-        found = find_gradients(self._roots, self._seeds, [*leaves, *now], keep=bool(hooks))
+        put_off = [parameter for _, later, _ in hooks for parameter in later]
+        with weights_later(put_off):
+            found = find_gradients(self._roots, self._seeds, [*leaves, *now], keep=bool(hooks))
         for node, later, hook in hooks:
             hook.remove()
             if node in kept:
@@ -73,7 +76,9 @@ class TwoRuns:
         """Give the gradients of the other weights."""
         while self._later:
             edge, seed, parameters = self._later.pop()
-            yield from zip(parameters, find_gradients([edge], [seed], parameters), strict=True)
+            with inputs_later():
+                found = find_gradients([edge], [seed], parameters)
+            yield from zip(parameters, found, strict=True)
         self._roots = self._seeds = ()
 
 

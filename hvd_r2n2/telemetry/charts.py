@@ -11,11 +11,11 @@ from hvd_r2n2.common.extras import require
 from hvd_r2n2.common.files import replacing
 from hvd_r2n2.telemetry.trace import TimedTask
 
-_WIDTH_INCHES = 11.0
-_ROW_INCHES = 0.34
-_DPI = 130
-_INK, _GRID = "#464a52", "#dcdcd8"
-_BAR, _MEMORY = "#3a6ea5", ("#7ebacd", "#3a6ea5", "#a9c4d9", "#5b86b0")
+WIDTH_INCHES = 11.0
+ROW_INCHES = 0.34
+DPI = 130
+INK, GRID = "#464a52", "#dcdcd8"
+BAR, _MEMORY = "#3a6ea5", ("#7ebacd", "#3a6ea5", "#a9c4d9", "#5b86b0")
 _LIGHTEST, _DARKEST = 0.35, 0.85
 _COLOUR_MAPS = {"forward": "Blues", "backward": "Oranges", "weights": "Greens"}
 _OTHER_KIND = "Greys"
@@ -67,9 +67,9 @@ def draw_comparison(path: Path, comparison: Comparison) -> None:
     heights = [rows[0] + 1, *(count + 1.2 for count in rows[1:])]
     # Figure alone, not pyplot: nothing global is touched and no display is looked for.
     figure = require("matplotlib.figure").Figure(
-        figsize=(_WIDTH_INCHES, _ROW_INCHES * (sum(heights) + 2) + 0.6), dpi=_DPI, layout="constrained"
+        figsize=(WIDTH_INCHES, ROW_INCHES * (sum(heights) + 2) + 0.6), dpi=DPI, layout="constrained"
     )
-    figure.suptitle(comparison.title, fontsize=11, color=_INK)
+    figure.suptitle(comparison.title, fontsize=11, color=INK)
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=(3, 2))
     _draw_bars(figure.add_subplot(grid[0, 0] if comparison.memory else grid[0, :]), comparison)
     if comparison.memory:
@@ -87,11 +87,11 @@ def _draw_bars(axes: Any, comparison: Comparison) -> None:
     spread = [[bar.value - bar.low for bar in comparison.bars], [bar.high - bar.value for bar in comparison.bars]]
     # The median of ratios may lie outside the quartiles of few: a whisker has no negative length.
     spread = [[max(0.0, length) for length in side] for side in spread]
-    axes.barh(positions, values, xerr=spread, color=_BAR, ecolor=_INK, capsize=3, height=0.62)
+    axes.barh(positions, values, xerr=spread, color=BAR, ecolor=INK, capsize=3, height=0.62)
     for position, bar in zip(positions, comparison.bars, strict=True):
         axes.text(0.01 * max(values), position, f"{bar.value:.2f}", va="center", color="white", fontsize=8)
         if bar.name == comparison.reference:
-            axes.axvline(bar.value, color=_INK, linestyle="--", linewidth=1)
+            axes.axvline(bar.value, color=INK, linestyle="--", linewidth=1)
     _finish(axes, comparison, f"{comparison.unit} (median, quartiles)")
 
 
@@ -109,8 +109,8 @@ def _draw_memory(axes: Any, comparison: Comparison) -> None:
 def _finish(axes: Any, comparison: Comparison, label: str) -> None:
     axes.set_yticks(range(len(comparison.bars)), [bar.name for bar in comparison.bars], fontsize=9)
     axes.invert_yaxis()
-    _style(axes, label)
-    axes.grid(axis="x", color=_GRID)
+    style(axes, label)
+    axes.grid(axis="x", color=GRID)
 
 
 def _draw_timeline(axes: Any, timeline: Timeline, longest_s: float) -> None:
@@ -125,18 +125,19 @@ def _draw_timeline(axes: Any, timeline: Timeline, longest_s: float) -> None:
     axes.set_yticks(range(len(timeline.devices)), timeline.devices, fontsize=8)
     axes.set_xlim(0, longest_s * 1.01)
     axes.set_ylim(len(timeline.devices) - 0.5, -0.5)
-    _style(axes, "")
+    style(axes, "")
     axes.set_title(
         f"{timeline.name}: forward blue, backward orange, weights apart from it green; seconds",
         fontsize=8,
-        color=_INK,
+        color=INK,
         loc="left",
     )
 
 
-def _style(axes: Any, label: str) -> None:
-    axes.set_xlabel(label, fontsize=8, color=_INK)
-    axes.tick_params(labelsize=8, colors=_INK)
+def style(axes: Any, label: str) -> None:
+    """Give axes the look of all pictures, and the horizontal one its label."""
+    axes.set_xlabel(label, fontsize=8, color=INK)
+    axes.tick_params(labelsize=8, colors=INK)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

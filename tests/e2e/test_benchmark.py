@@ -151,6 +151,59 @@ def test_data_measures_decoding_the_cache_and_batches(
             assert memory["cache_proportional"] < 0.6 * memory["cache_resident"]
 
 
+def check_part(entry: dict[str, Any], samples: int, num_views: int, rate: float) -> None:
+    assert entry.keys() >= {"quartiles_s", "views_per_s", "peak_memory_bytes", "resident_bytes", "operations"}
+    assert len(entry["times_s"]) == 2
+    assert entry["images_per_s"] == pytest.approx(samples * num_views / entry["median_s"])
+    assert entry["of_matrix_rate"] == pytest.approx(entry["flop"] / entry["median_s"] / rate)
+    assert 0 < entry["peak_memory_bytes"] < entry["resident_bytes"]
+    breakdown = entry["breakdown"].values()
+    assert sum(kind["seconds"] for kind in breakdown) == pytest.approx(entry["profiled_step_s"])
+    assert sum(kind["share"] for kind in breakdown) == pytest.approx(1.0)
+    assert entry["breakdown"]["convolution forward"]["seconds"] > 0
+    assert entry["operations"][0].keys() == {"name", "shapes", "kind", "calls", "seconds"}
+
+
+def test_device_measures_plain_optimisations_and_defaults(temporary: Path, tmp_path: Path, python: Launcher) -> None:
+    results = ("--json", tmp_path / "device.json", "--picture", tmp_path / "device.png")
+    chosen = ("--arms", "+unpool", "--arm", "half", "train.dtype=bfloat16", "train.accumulation=2")
+    inference = ("--set", "evaluation.batch_size=2", "--set", "evaluation.views=1")
+    done = python(*BENCHMARK, "device", *SHORT, *inference, *chosen, *results, environment={"TMPDIR": str(temporary)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert is_empty(temporary)
+    assert (tmp_path / "device.png").read_bytes().startswith(b"\x89PNG")
+    content = json.loads((tmp_path / "device.json").read_text())
+    check_origin(content)
+    arms = {arm["name"]: arm for arm in content["arms"]}
+    assert list(arms) == ["plain", "+unpool", "default-float32", "default-bfloat16", "half"]
+    assert list(content["matrix_rates"]) == ["training", "inference", "single"]
+    for name, arm in arms.items():
+        assert name in done.stdout
+        assert arm["dtype"] == ("bfloat16" if name in ("default-bfloat16", "half") else "float32")
+        rates = {part: found[arm["dtype"]]["best"] for part, found in content["matrix_rates"].items()}
+        check_part(arm, samples=4, num_views=2, rate=rates["training"])
+        check_part(arm["inference"], samples=2, num_views=1, rate=rates["inference"])
+        check_part(arm["single"], samples=1, num_views=1, rate=rates["single"])
+        assert arm["breakdown"]["optimizer"]["seconds"] > 0
+        assert arm["single"]["breakdown"]["optimizer"]["seconds"] == 0
+        assert (arm["breakdown"]["transposed convolution backward"]["seconds"] > 0) == (name != "plain")
+    assert arms["plain"]["ratio_to_plain"] == 1.0
+    assert len({arm["flop"] for arm in arms.values()}) == 1
+    for words in ("images/s", "views/s", "of matrix rate", "products of matrices, bfloat16", "where the time went"):
+        assert words in done.stdout
+
+
+def test_device_measures_a_network_that_classifies(temporary: Path, tmp_path: Path, python: Launcher) -> None:
+    own = ("--set", "model.name=alexnet", "--set", "model.width=0.0625", "--set", "train.batch_size=2")
+    more = ("--set", "train.device=cpu", "--set", "train.cpu_threads=1", "--steps", "1", "--only", "single")
+    out = ("--json", tmp_path / "device.json")
+    done = python(*BENCHMARK, "device", *own, *more, *out, environment={"TMPDIR": str(temporary)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    arms = json.loads((tmp_path / "device.json").read_text())["arms"]
+    assert [arm["name"] for arm in arms] == ["plain", "default-float32", "default-bfloat16"]
+    assert all(arm.keys() == {"name", "settings", "single"} for arm in arms)
+
+
 def test_failing_arm_ends_all_with_its_message(temporary: Path, python: Launcher) -> None:
     odd = ("--set", "model.width=0.03125", "--arms", "one-device,bound,kernel", "--accumulation", "1")
     done = python(*BENCHMARK, "split", *SHORT, *odd, environment={"TMPDIR": str(temporary)})
@@ -221,6 +274,10 @@ def test_worker_that_dies_ends_all_and_is_named(temporary: Path) -> None:
         (("split", "--warmup", "0"), "--warmup 0 is not possible (1 or more)"),
         (("split", "--arms", "kernal"), "--arms: kernal is not known, did you mean kernel?"),
         (("ranks", "--set", "split.strategy=kernel"), "split.strategy must be none"),
+        (("device", "--arms", "+unpol"), "--arms: +unpol is not known, did you mean +unpool?"),
+        (("device", "--arm", "mine"), "--arm mine: write NAME SECTION.KEY=VALUE"),
+        (("device", "--only", "batch"), "--only: batch is not known (known: training, inference, single)"),
+        (("device", "--set", "split.strategy=kernel"), "split.strategy must be none, this benchmark has one device"),
         (("split", "--config", "nowhere.yaml"), "nowhere.yaml: No such file or directory"),
     ],
 )

@@ -6,9 +6,10 @@ import os
 import platform
 from pathlib import Path
 
+import pytest
 import torch
 
-from hvd_r2n2.common.hardware import find_hardware, find_versions
+from hvd_r2n2.common.hardware import bfloat16_hardware, find_hardware, find_versions
 
 
 def test_hardware_is_that_of_this_machine() -> None:
@@ -25,3 +26,24 @@ def test_versions_are_those_that_compute() -> None:
     versions = find_versions()
     assert (versions.torch, versions.python) == (torch.__version__, platform.python_version())
     assert f"torch {torch.__version__}" in versions.text
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile", "AMX"),
+        ("flags\t\t: fpu avx512f avx512_bf16", "AVX512-BF16"),
+        ("Features\t: fp asimd sve bf16 i8mm", "Arm BF16"),
+        ("flags\t\t: fpu avx2 avx512f", None),
+        ("model name\t: bf16", None),
+    ],
+)
+def test_bfloat16_is_multiplied_with_what_the_processor_says(tmp_path: Path, line: str, found: str | None) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n")
+    assert bfloat16_hardware("cpu", tmp_path / "cpuinfo") == found
+    assert bfloat16_hardware("cpu", tmp_path / "nowhere") is None
+
+
+def test_this_processor_is_judged_as_onednn_does() -> None:
+    if bfloat16_hardware("cpu") is not None:
+        assert torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -56,6 +56,15 @@ def test_machine_without_gpus_uses_its_cores() -> None:
     assert len(machine.cores) <= 2
 
 
+def test_one_device_has_all_cores_unless_told_otherwise() -> None:
+    config = load_config(None, ["train.device=cpu"])
+    machine = Machine.find(config, num_devices=1)
+    assert (machine.threads, set(machine.cores)) == (len(machine.cores), os.sched_getaffinity(0))
+    own = Machine.find(load_config(None, ["train.device=cpu", "train.cpu_threads=1"]), num_devices=1)
+    assert (own.threads, len(own.cores)) == (1, 1)
+    assert own.settings(ArmSpec("plain"), config).train.cpu_threads == 1
+
+
 def test_missing_gpus_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match=r"train\.device=cuda: no GPU is seen here \(use train\.device=cpu\)"):

@@ -13,6 +13,7 @@ from hvd_r2n2.measuring import rounds
 from hvd_r2n2.measuring.arms import ArmSpec
 from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.messages import Done, Ready
+from hvd_r2n2.measuring.operations import Operation, Profile
 from hvd_r2n2.measuring.rounds import choose_accumulation, measure
 
 CONFIG = load_config(None, ["train.batch_size=8"])
@@ -40,6 +41,10 @@ class Diary:
         self.lines.append(self.name)
         memory = (DeviceMemory(1, 1, 2, self.micro_batch * SAVED_OF_A_SAMPLE),)
         return [Done(0.0, STEP_S[self.parts], 1.0, 0.0, 0.7, memory, resident_bytes=1000)]
+
+    def profile(self, num_views: int) -> Profile:
+        self.lines.append(f"{self.name} is profiled")
+        return Profile(1.0, 0, (Operation(self.name, "", "linear", 1, 0.5),))
 
     def release(self) -> None:
         self.lines.append(f"{self.name} releases")
@@ -85,6 +90,30 @@ def test_where_memory_is_short_arms_give_it_back_and_warm_up_again(
     turns = [line for name in "abc" for line in (name, name, f"{name} releases")]
     assert diary[-3 - len(turns) : -3] == turns
     assert len(found.results[0].steps) == 1
+
+
+def test_profiles_come_after_all_timed_steps_while_the_others_have_released_their_memory(
+    diary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_memory(monkeypatch, 10**6)
+    found = measure(ARMS, CONFIG, MACHINE, num_views=1, rounds=1, warmup=2, report=lambda text: None, profiled=True)
+    released = [f"{name} releases" for name in "abc"]
+    profiled = [line for name in "abc" for line in (name, name, f"{name} is profiled", f"{name} releases")]
+    expected = ["a", "b", "c", *released, *profiled, "c ends", "b ends", "a ends"]
+    assert diary[-len(expected) :] == expected
+    profiles = [result.profile for result in found.results]
+    assert [profile and profile.operations[0].name for profile in profiles] == ["a", "b", "c"]
+    unprofiled = measure(ARMS, CONFIG, MACHINE, num_views=1, rounds=1, warmup=1, report=lambda text: None)
+    assert [result.profile for result in unprofiled.results] == [None, None, None]
+
+
+def test_every_timed_step_is_warmed_up_as_often_as_at_first_where_memory_is_short(
+    diary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_memory(monkeypatch, 3000)
+    measure(ARMS, CONFIG, MACHINE, num_views=1, rounds=1, warmup=2, report=lambda text: None)
+    timed = [line for name in "abc" for line in (name, name, name, f"{name} releases")]
+    assert diary[-3 - len(timed) : -3] == timed
 
 
 def test_fastest_number_of_micro_batches_is_chosen(diary: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

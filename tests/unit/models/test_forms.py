@@ -1,11 +1,11 @@
-"""The fast form equals the form written as the paper reads: outputs and every gradient, in float64."""
+"""Every rewritten form equals the form written as the paper reads: outputs and every gradient, in float64."""
 
 import pytest
 import torch
-from torch import nn
 
-from hvd_r2n2.models import create_model, voxel_cross_entropy
-from hvd_r2n2.models.layers import add_unpooled_, conv_of_unpooled, unpool
+from hvd_r2n2.models import REWRITES, create_model, voxel_cross_entropy
+from hvd_r2n2.models.layers import SameConv3d, add_unpooled, convolve_unpooled, unpool
+from hvd_r2n2.models.options import ReconstructionOptions
 
 TOLERANCE = 1e-10
 FIVE = ("3d-lstm-1", "3d-gru-1", "3d-lstm-3", "3d-gru-3", "res3d-gru-3")
@@ -30,8 +30,8 @@ def outputs_and_gradients(
     return logits.detach(), gradients | {"images": images.grad}
 
 
-def assert_forms_agree(name: str, num_views: int, **settings: object) -> None:
-    fast_logits, fast = outputs_and_gradients(name, "fast", num_views, **settings)
+def assert_forms_agree(name: str, num_views: int, form: str = "fast", **settings: object) -> None:
+    fast_logits, fast = outputs_and_gradients(name, form, num_views, **settings)
     plain_logits, plain = outputs_and_gradients(name, "plain", num_views, **settings)
     assert (fast_logits - plain_logits).abs().max() < TOLERANCE
     assert fast.keys() == plain.keys()
@@ -58,6 +58,22 @@ def test_forms_agree_at_64(name: str) -> None:
     assert_forms_agree(name, num_views=2, width=0.06, voxel_resolution=64)
 
 
+@pytest.mark.parametrize("rewrite", REWRITES)
+@pytest.mark.parametrize("name", ["3d-lstm-3", "res3d-gru-3"])
+def test_each_rewrite_alone_agrees(name: str, rewrite: str) -> None:
+    assert_forms_agree(name, 2, rewrite, width=0.06)
+
+
+def test_forms_name_rewrites() -> None:
+    assert ReconstructionOptions().rewrites == set(REWRITES)
+    assert ReconstructionOptions(form="plain").rewrites == set()
+    assert ReconstructionOptions(form="views+gates").rewrites == {"views", "gates"}
+    with pytest.raises(ValueError, match=r"unknown form 'viwes': did you mean 'views'"):
+        ReconstructionOptions(form="gates+viwes")
+    with pytest.raises(ValueError, match=r"unknown form 'fast'"):
+        ReconstructionOptions(form="fast+views")
+
+
 def test_unpool_puts_values_at_even_indices() -> None:
     values = torch.arange(1.0, 9.0).reshape(1, 1, 2, 2, 2)
     expected = torch.zeros(1, 1, 4, 4, 4)
@@ -71,19 +87,24 @@ def test_unpool_puts_values_at_even_indices() -> None:
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 def test_transposed_convolution_is_convolution_of_unpooled(kernel_size: int) -> None:
     torch.manual_seed(0)
-    conv = nn.Conv3d(3, 4, kernel_size, padding=kernel_size // 2).double()
+    conv = SameConv3d(3, 4, kernel_size).double()
     inputs = torch.randn(2, 3, 4, 5, 3, dtype=torch.float64)
-    torch.testing.assert_close(
-        conv_of_unpooled(inputs, conv, fast=True), conv_of_unpooled(inputs, conv, fast=False), rtol=0, atol=1e-13
-    )
+    expected = convolve_unpooled(conv, inputs, ReconstructionOptions(form="plain"))
+    for form in ("unpool", "fast"):
+        found = convolve_unpooled(conv, inputs, ReconstructionOptions(form=form))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
 
 
-def test_add_unpooled_has_the_right_gradients() -> None:
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_add_unpooled_has_the_right_gradients(with_bias: bool) -> None:
     torch.manual_seed(0)
     large = torch.randn(2, 3, 4, 4, 4, dtype=torch.float64, requires_grad=True)
     small = torch.randn(2, 3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.equal(add_unpooled_(large.clone(), small), large + unpool(small))
-    assert torch.autograd.gradcheck(lambda a, b: add_unpooled_(a.clone(), b).square(), (large, small))
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True) if with_bias else None
+    expected = large + unpool(small) + (0 if bias is None else bias[:, None, None, None])
+    assert torch.allclose(add_unpooled(large, small, bias), expected, rtol=0, atol=1e-15)
+    inputs = (large, small) if bias is None else (large, small, bias)
+    assert torch.autograd.gradcheck(lambda *tensors: add_unpooled(*tensors).square(), inputs)
 
 
 @pytest.mark.parametrize("name", ["3d-lstm-3", "res3d-gru-3"])

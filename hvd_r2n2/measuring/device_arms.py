@@ -1,0 +1,114 @@
+"""The arms of `benchmark device`: the network as the paper reads, one optimisation after the other, the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from hvd_r2n2.config import Config
+from hvd_r2n2.measuring.arms import ArmSpec, check_names
+from hvd_r2n2.models import REWRITES
+
+PLAIN, DEFAULT_FLOAT32, DEFAULT_BFLOAT16 = "plain", "default-float32", "default-bfloat16"
+ALWAYS = (PLAIN, DEFAULT_FLOAT32, DEFAULT_BFLOAT16)
+MATRIX = "matrix-"
+"""Before a type: the arm that measures the machine's rate in it."""
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """Something that makes a step faster and changes no number beyond rounding."""
+
+    name: str
+    without: str
+    """How it is switched off: section.key=value."""
+    with_it: str
+    """How it is switched on; a later one may set the same key anew."""
+
+
+_FURTHER: tuple[Optimisation, ...] = ()
+"""Those besides the rewrites of the network, in the order in which they are added."""
+
+
+def optimisations(config: Config) -> tuple[Optimisation, ...]:
+    """Return those that a network has, in the order in which they are added."""
+    forms = [*("+".join(REWRITES[: number + 1]) for number in range(len(REWRITES) - 1)), "fast"]
+    rewrites = [
+        Optimisation(f"+{name}", "model.form=plain", f"model.form={form}")
+        for name, form in zip(REWRITES, forms, strict=True)
+    ]
+    return (*(() if config.model.classifies else rewrites), *_FURTHER)
+
+
+def device_arms(
+    config: Config, names: Sequence[str] | None = None, changes: Sequence[Sequence[str]] = ()
+) -> tuple[ArmSpec, ...]:
+    """Return the arms, the plain one first and the defaults last; all but the last compute in float32.
+
+    An optimisation with which everything is as in default-float32 has no arm of its own.
+
+    Args:
+        config: the settings that the defaults have; each arm has its own `train.dtype`.
+        names: which of the optimisations to show; None for all. `ALWAYS` are there in any case.
+        changes: NAME SECTION.KEY=VALUE …: settings of one of the arms, or a new arm that differs from default-float32.
+
+    Raises:
+        ValueError: an unknown name, or settings that are not possible.
+    """
+    added = _cumulative(config)
+    check_names(names, (*ALWAYS, *added))
+    shown = [name for name in added if names is None or name in names]
+    arms = {PLAIN: ArmSpec(PLAIN, overrides=tuple(_switched_off(config).values()))}
+    arms |= {name: added[name] for name in shown if added[name].config(config) != config}
+    arms |= {name: ArmSpec(name) for name in (DEFAULT_FLOAT32, DEFAULT_BFLOAT16)}
+    for name, *overrides in changes:
+        if not overrides:
+            raise ValueError(f"--arm {name}: write NAME SECTION.KEY=VALUE …, such as {name} train.accumulation=2")
+        arms[name] = arms.get(name, ArmSpec(name)).with_overrides(*overrides)
+    return tuple(_with_dtype(arm, config) for arm in arms.values())
+
+
+def same_as_defaults(config: Config, arms: Sequence[ArmSpec]) -> dict[str, str]:
+    """Return which optimisations have no arm of their own since an arm of another name is the same: by name, that."""
+    known = {arm.name for arm in arms}
+    same = [name for name, arm in _cumulative(config).items() if name not in known and arm.config(config) == config]
+    return dict.fromkeys(same, DEFAULT_FLOAT32)
+
+
+def _switched_off(config: Config) -> dict[str, str]:
+    """Return by key how all optimisations are switched off."""
+    return {_key(one.without): one.without for one in optimisations(config)}
+
+
+def _cumulative(config: Config) -> dict[str, ArmSpec]:
+    """Return by name an arm for each optimisation, in which those before it are on and those after it off."""
+    settings, arms = _switched_off(config), {}
+    for one in optimisations(config):
+        settings[_key(one.with_it)] = one.with_it
+        arms[one.name] = ArmSpec(one.name, overrides=tuple(settings.values()))
+    return arms
+
+
+def matrix_arms(arms: Sequence[ArmSpec], config: Config) -> tuple[ArmSpec, ...]:
+    """Return an arm for the machine's rate in each of the types that the arms compute in."""
+    dtypes = dict.fromkeys(arm.config(config).train.dtype for arm in arms)
+    return tuple(ArmSpec(MATRIX + dtype, kind="matrix", overrides=(f"train.dtype={dtype}",)) for dtype in dtypes)
+
+
+def for_inference(arm: ArmSpec) -> ArmSpec:
+    """Return the arm that runs the network of another one forward alone."""
+    return replace(arm, kind="inference")
+
+
+def _with_dtype(arm: ArmSpec, config: Config) -> ArmSpec:
+    if any(_key(override) == "train.dtype" for override in arm.overrides):
+        own = arm
+    else:
+        own = arm.with_overrides(f"train.dtype={'bfloat16' if arm.name == DEFAULT_BFLOAT16 else 'float32'}")
+    if own.config(config).split.strategy != "none":
+        raise ValueError(f"arm {arm.name}: split.strategy must be none, this benchmark has one device")
+    return own
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]
