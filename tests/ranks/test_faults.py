@@ -126,7 +126,9 @@ OPENS_OTHER = """
 import pathlib
 import hvd_r2n2.training.task_reconstruction as task_reconstruction
 original = task_reconstruction.open_dataset
-task_reconstruction.open_dataset = lambda config, root, *more: original(config, pathlib.Path({root!r}), *more)
+task_reconstruction.open_dataset = lambda config, root, *more, **named: original(
+    config, pathlib.Path({root!r}), *more, **named
+)
 """
 
 
