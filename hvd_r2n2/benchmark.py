@@ -1,4 +1,4 @@
-"""`python -m hvd_r2n2.benchmark device|split|ranks|baseline`: measure whole training steps, on random pictures."""
+"""`python -m hvd_r2n2.benchmark device|split|ranks|baseline|data`: measure training steps, or the loader."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 
 from hvd_r2n2.comm import launch_facts, run_door
 from hvd_r2n2.common.extras import require
-from hvd_r2n2.config import load_config
+from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.measuring.baseline import measure_baseline
 from hvd_r2n2.measuring.comparison import Comparison, Request, compare_ranks, compare_splits, for_random_batches
+from hvd_r2n2.measuring.data_rates import DataRequest, measure_data
+from hvd_r2n2.measuring.data_report import draw_rates, print_rates
 from hvd_r2n2.measuring.device import PARTS, Part, compare_device
 from hvd_r2n2.measuring.device_report import draw_device, print_device_tables
 from hvd_r2n2.measuring.report import draw, print_table, write_json, write_traces
@@ -28,12 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require("matplotlib.figure")  # before minutes are spent on measuring
     config = load_config(options.config, options.overrides)
     words = sys.argv[1:] if arguments is None else arguments
+    if options.subcommand == "data":
+        _data(config, options, words)
+        return
     request = Request(
         rounds=options.steps,
         warmup=options.warmup,
         accumulation=getattr(options, "accumulation", None),
-        command=shlex.join(["python", "-m", "hvd_r2n2.benchmark", *words]),
-        report=lambda text: print(text, file=sys.stderr, flush=True),
+        command=_command(words),
+        report=_report,
         predict=getattr(options, "predict", False),
     )
     if options.subcommand == "baseline":
@@ -57,6 +62,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"{path}: a step for https://ui.perfetto.dev")
     else:
         _show(compare_ranks(config, request), options)
+
+
+def _command(words: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "hvd_r2n2.benchmark", *words])
+
+
+def _report(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _data(config: Config, options: argparse.Namespace, words: Sequence[str]) -> None:
+    content = measure_data(config, DataRequest(options.rounds, options.seconds, _command(words), _report))
+    print_rates(content)
+    if options.json is not None:
+        write_json(options.json, content)
+    if options.picture is not None:
+        draw_rates(options.picture, content)
 
 
 def _parts(chosen: str | None) -> list[Part]:
@@ -134,7 +156,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_settings(baseline)
     baseline.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write (JSON)")
+    _add_data(commands)
     return parser
+
+
+def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    data = commands.add_parser(
+        "data",
+        help="the loader against decoding PNG files, on one core and on two",
+        description="Arms: decode, cache-read, cache-batch (what a GPU gets), cache-first, cache-float (what a CPU "
+        "trains on). Without data.root: built-in shapes, made in a temporary folder.",
+    )
+    _add_config(data, "change one setting, such as data.root=ROOT or train.batch_size=36")
+    data.add_argument("--rounds", type=int, default=9, metavar="N", help="measured rounds (default: 9)")
+    data.add_argument(
+        "--seconds", type=float, default=0.5, metavar="S", help="of each arm in each round (default: 0.5)"
+    )
+    _add_results(data)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -155,15 +193,17 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="PART,…", help=f"measure only these of {', '.join(PARTS)}")
 
 
-def _add_settings(parser: argparse.ArgumentParser, *, warmup: int = 1, has_accumulation: bool = True) -> None:
+def _add_config(parser: argparse.ArgumentParser, help_of_set: str) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings (YAML), as for hvd_r2n2.train")
     parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        dest="overrides",
-        help="change one setting, such as train.batch_size=16; train.cpu_threads are those of one device here, and "
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help=help_of_set
+    )
+
+
+def _add_settings(parser: argparse.ArgumentParser, *, warmup: int = 1, has_accumulation: bool = True) -> None:
+    _add_config(
+        parser,
+        "change one setting, such as train.batch_size=16; train.cpu_threads are those of one device here, and "
         "every step has train.max_views views",
     )
     parser.add_argument("--steps", type=int, default=7, metavar="N", help="measured steps of each arm (default: 7)")

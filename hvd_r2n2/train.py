@@ -17,28 +17,33 @@ from hvd_r2n2.measuring.baseline import measure_baseline
 from hvd_r2n2.measuring.comparison import Request, for_random_batches
 from hvd_r2n2.telemetry.baseline import write_baseline
 from hvd_r2n2.training.run import train
+from hvd_r2n2.training.start_times import StartTimes
 from hvd_r2n2.training.stop_request import StopRequest
 
 
 def main() -> None:
     """Parse the command line and train."""
+    times = StartTimes()
+    times.mark("imports")
     arguments = _parser().parse_args()
     if arguments.resume and arguments.out is None:
         raise ValueError("--resume: needs --out DIR, the run to go on with")
     config = _config(arguments)
     keep_freed_memory()
     with StopRequest(config.checkpoint.signal) as stop:
-        code = _train(arguments, config, stop)
+        code = _train(arguments, config, stop, times)
     if code != ExitCode.DONE:
         leave(code)
 
 
-def _train(arguments: argparse.Namespace, config: Config, stop: StopRequest) -> ExitCode:
+def _train(arguments: argparse.Namespace, config: Config, stop: StopRequest, times: StartTimes) -> ExitCode:
     communicator = connect()
     out = communicator.broadcast_object(arguments.out or _new_folder(arguments.config))
+    times.mark("ranks")
     if config.log.baseline == "measure":
         config = _with_baseline(config, out, communicator.size)
-    code = train(config, out, communicator, stop, resume=arguments.resume)
+        times.mark("baseline")
+    code = train(config, out, communicator, stop, times, resume=arguments.resume)
     communicator.close()
     return code
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,12 +21,13 @@ import numpy.typing as npt
 
 from hvd_r2n2.data.camera import IMAGE_SIZE
 from hvd_r2n2.data.check import Problem
-from hvd_r2n2.data.decode import CHANNELS, DecodedModel, model_digest, packed_bytes
+from hvd_r2n2.data.decode import CHANNELS, model_digest, packed_bytes
+from hvd_r2n2.data.packed import Rectangles
 from hvd_r2n2.data.samples import DamagedSampleError
 
-_MAGIC = b"hvd_r2n2 cache 1"
-_PREAMBLE = struct.Struct("<16sQQQ32s")
-_JSON_LENGTH = struct.Struct("<Q")
+MAGIC = b"hvd_r2n2 cache 1"
+PREAMBLE = struct.Struct("<16sQQQ32s")
+JSON_LENGTH = struct.Struct("<Q")
 _DIGEST_BYTES = 32
 
 
@@ -62,9 +63,9 @@ class CategoryCache:
         """
         index_offset, index = _read_index(path)
         try:
-            (json_length,) = _JSON_LENGTH.unpack_from(index)
-            tables = _JSON_LENGTH.size + json_length
-            described = json.loads(index[_JSON_LENGTH.size : tables])
+            (json_length,) = JSON_LENGTH.unpack_from(index)
+            tables = JSON_LENGTH.size + json_length
+            described = json.loads(index[JSON_LENGTH.size : tables])
             found = described["key"]
             self.model_ids: tuple[str, ...] = tuple(map(str, described["models"]))
             self.problems = tuple(Problem(**problem) for problem in described["problems"])
@@ -82,9 +83,14 @@ class CategoryCache:
         self._grid_offsets_N, self._crop_offsets_NV, end = self._offsets()
         if end != index_offset or (self._boxes_NV4[..., :2].astype(int) + self._boxes_NV4[..., 2:] > IMAGE_SIZE).any():
             raise ValueError(f"{path}: the cache's tables do not fit its payloads")
-        self._bytes: npt.NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
+        # As a plain array: a slice of a memmap takes three times as long to make.
+        self._bytes: npt.NDArray[np.uint8] = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+        # What each picture asks for, where Python finds it faster than in an array.
+        self._num_views, self._box_bytes = key.num_views, boxes.tobytes()
+        self._grid_bytes, self._grid_starts = packed_bytes(key.voxel_resolution), self._grid_offsets_N.data
+        self._is_checked = bytearray(num_models)
+        self._starts = np.ascontiguousarray(self._crop_offsets_NV).reshape(-1).data
         self._path, self._synset = path, key.synset
-        self._is_checked_N = np.zeros(num_models, dtype=np.bool_)
 
     def _offsets(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
         """Return where each model's grid and each view's rectangle begin, and where all end."""
@@ -92,22 +98,24 @@ class CategoryCache:
         # Models with problems have no payload; their digest is zero.
         whole_N = self.digests_ND.any(axis=1)
         model_bytes_N = np.where(whole_N, packed_bytes(self._resolution) + crop_bytes_NV.sum(axis=1), 0)
-        grid_offsets_N = _PREAMBLE.size + np.cumsum(model_bytes_N) - model_bytes_N
+        grid_offsets_N = PREAMBLE.size + np.cumsum(model_bytes_N) - model_bytes_N
         crop_ends_NV = grid_offsets_N[:, None] + packed_bytes(self._resolution) + np.cumsum(crop_bytes_NV, axis=1)
-        return grid_offsets_N, crop_ends_NV - crop_bytes_NV, _PREAMBLE.size + int(model_bytes_N.sum())
+        return grid_offsets_N, crop_ends_NV - crop_bytes_NV, PREAMBLE.size + int(model_bytes_N.sum())
 
-    def read_images(self, model: int, views: Sequence[int], out_VHWC: npt.NDArray[np.uint8]) -> None:
-        """Write the views of the model at this position into a zeroed array, V×137×137×4 uint8 RGBA.
+    def rectangles(self, model: int, views: Sequence[int]) -> Rectangles:
+        """Return the rectangles of views of the model at this position; nothing is copied.
 
         Raises:
             DamagedSampleError: the model's bytes are not those that its digest is of.
         """
         self._check(model)
-        for position, view in enumerate(views):
-            top, left, height, width = self._boxes_NV4[model, view].tolist()
-            start = int(self._crop_offsets_NV[model, view])
-            crop = self._bytes[start : start + height * width * CHANNELS].reshape(height, width, CHANNELS)
-            out_VHWC[position, top : top + height, left : left + width] = crop
+        chosen, contents = [], []
+        for view in views:
+            number = model * self._num_views + view
+            box, start = tuple(self._box_bytes[4 * number : 4 * number + 4]), self._starts[number]
+            chosen.append(box)
+            contents.append(self._bytes[start : start + box[2] * box[3] * CHANNELS])
+        return Rectangles(chosen, contents)
 
     def read_occupancy(self, model: int) -> npt.NDArray[np.uint8]:
         """Return the grid of the model at this position: D×D×D uint8 (0 or 1), indexed x, y, z.
@@ -115,13 +123,16 @@ class CategoryCache:
         It is compared with its digest when the model's pictures are read: what needs grids alone, the mean of all
         training shapes, say, would read fifty times as much otherwise.
         """
-        start = int(self._grid_offsets_N[model])
-        packed = self._bytes[start : start + packed_bytes(self._resolution)]
-        return np.unpackbits(packed, count=self._resolution**3).reshape((self._resolution,) * 3)
+        return np.unpackbits(self.read_bits(model), count=self._resolution**3).reshape((self._resolution,) * 3)
+
+    def read_bits(self, model: int) -> npt.NDArray[np.uint8]:
+        """Return the same grid as it is kept: its voxels as bits, in bytes that are not copied."""
+        start = self._grid_starts[model]
+        return self._bytes[start : start + self._grid_bytes]
 
     def _check(self, model: int) -> None:
         """Compare a model with its digest, the first time that pictures of it are read."""
-        if self._is_checked_N[model]:
+        if self._is_checked[model]:
             return
         boxes_V4, offsets_V = self._boxes_NV4[model], self._crop_offsets_NV[model]
         height, width = boxes_V4[-1, 2:].tolist()
@@ -129,37 +140,7 @@ class CategoryCache:
         ref = f"{self._synset}/{self.model_ids[model]}"
         if model_digest(ref, boxes_V4, payload.data) != self.digests_ND[model].tobytes():
             raise DamagedSampleError(f"{self._path}: damaged at {ref}; remove this file, it is made anew from the data")
-        self._is_checked_N[model] = True
-
-
-def write_cache(path: Path, key: CacheKey, model_ids: Sequence[str], models: Iterable[DecodedModel]) -> None:
-    """Write a cache file at once or not at all: under a temporary name, synced to disk, then renamed.
-
-    The caller holds the folder's lock. `models` is consumed as it is written, in the order of `model_ids`.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(bytes(_PREAMBLE.size))
-            boxes, digests, problems = [], [], []
-            for model in models:
-                file.write(model.payload)
-                boxes.append(model.boxes.tobytes())
-                digests.append(model.digest)
-                problems += [asdict(problem) for problem in model.problems]
-            assert len(boxes) == len(model_ids)
-            described = json.dumps({"key": asdict(key), "models": list(model_ids), "problems": problems}).encode()
-            index = b"".join((_JSON_LENGTH.pack(len(described)), described, *boxes, *digests))
-            index_offset = file.tell()
-            file.write(index)
-            total = index_offset + len(index)
-            file.seek(0)
-            file.write(_PREAMBLE.pack(_MAGIC, index_offset, len(index), total, hashlib.sha256(index).digest()))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        self._is_checked[model] = True
 
 
 def whole_picture_bytes(num_views: int) -> int:
@@ -169,11 +150,11 @@ def whole_picture_bytes(num_views: int) -> int:
 
 def _read_index(path: Path) -> tuple[int, bytes]:
     with path.open("rb") as file:
-        preamble = file.read(_PREAMBLE.size)
+        preamble = file.read(PREAMBLE.size)
         length = os.fstat(file.fileno()).st_size
-        if len(preamble) < _PREAMBLE.size or not preamble.startswith(_MAGIC):
+        if len(preamble) < PREAMBLE.size or not preamble.startswith(MAGIC):
             raise ValueError(f"{path}: not a cache file of this version")
-        _, index_offset, index_bytes, total, digest = _PREAMBLE.unpack(preamble)
+        _, index_offset, index_bytes, total, digest = PREAMBLE.unpack(preamble)
         if total != length or index_offset + index_bytes != total:
             raise ValueError(f"{path}: {length:,} bytes, but the cache has {total:,}")
         file.seek(index_offset)

@@ -5,19 +5,21 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from typing import TypeVar
 
-from hvd_r2n2.data.cache import CacheKey, CategoryCache, whole_picture_bytes, write_cache
+from hvd_r2n2.data.cache import CacheKey, CategoryCache, whole_picture_bytes
+from hvd_r2n2.data.cache_writer import PARTIAL_SUFFIXES, CacheWriter
 from hvd_r2n2.data.decode import DecodedModel, decode_model
 from hvd_r2n2.data.layout import ModelRef
 from hvd_r2n2.data.progress import show_progress
@@ -46,19 +48,24 @@ def cache_folder(root: Path, cache_dir: str | None) -> Path:
 
 
 def open_or_build(
-    root: Path, folder: Path, wanted: Mapping[CacheKey, Sequence[ModelRef]], report: Report
+    root: Path,
+    folder: Path,
+    wanted: Mapping[CacheKey, Sequence[ModelRef]],
+    report: Report,
+    head_start_s: float = 0.0,
 ) -> dict[str, CategoryCache]:
     """Open the cache of each category, by synset, after building those that are missing, stale or damaged.
 
     Processes may call this at the same time: one builds, the others wait for it and then open what it made. A build
-    that is interrupted keeps the categories it has finished.
+    that is interrupted keeps the models it has finished: the next one goes on after them. Where there is something to
+    build, another process is given so many seconds to begin with it.
 
     Raises:
         ValueError: the caches cannot be written there, or there is not enough room.
     """
     opened = {key: _try_open(folder, key, refs, lambda message: None) for key, refs in wanted.items()}
     if any(cache is None for cache in opened.values()):
-        with explained(folder), locked(folder, report):
+        with explained(folder), locked(folder, report, head_start_s):
             opened = {key: cache or _try_open(folder, key, wanted[key], report) for key, cache in opened.items()}
             missing = {key: wanted[key] for key, cache in opened.items() if cache is None}
             _remove_stale(folder, wanted)
@@ -102,8 +109,9 @@ def explained(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path, report: Report) -> Iterator[None]:
-    """Make the folder of caches and hold its lock; who must wait for it is told."""
+def locked(folder: Path, report: Report, head_start_s: float) -> Iterator[None]:
+    """Make the folder of caches and hold its lock, after the others' head start; who must wait for it is told."""
+    time.sleep(head_start_s)
     folder.mkdir(parents=True, exist_ok=True)
     # flock belongs to the open file: it also keeps threads apart, and ends with the process, however that ends.
     with (folder / _LOCK_NAME).open("a+") as file:
@@ -129,22 +137,43 @@ def locked(folder: Path, report: Report) -> Iterator[None]:
 
 
 def _remove_stale(folder: Path, wanted: Mapping[CacheKey, Sequence[ModelRef]]) -> None:
-    """Remove what other contents of these categories left, and the unfinished files of builders that died.
+    """Remove what other contents of these categories left, finished or not.
 
     A process that has mapped a removed file keeps it until it ends.
     """
     current = {key.file_name for key in wanted}
     families = tuple(key.family for key in wanted)
     for path in folder.iterdir():
-        is_cache = path.suffix == ".cache" and path.name.startswith(families) and path.name not in current
-        if is_cache or (path.suffix == ".tmp" and ".cache." in path.name):
+        whole = path.stem if path.suffix in PARTIAL_SUFFIXES else path.name
+        is_cache = whole.endswith(".cache") and whole.startswith(families) and whole not in current
+        if is_cache or (path.suffix == ".tmp" and ".cache." in path.name):  # what older versions left
             path.unlink(missing_ok=True)
 
 
 def _build(root: Path, folder: Path, missing: Mapping[CacheKey, Sequence[ModelRef]], report: Report) -> None:
-    num_models = sum(len(refs) for refs in missing.values())
-    num_pictures = sum(key.num_views * len(refs) for key, refs in missing.items())
-    expected = _expected_bytes(root, missing)
+    start = time.monotonic()
+    with ExitStack() as stack:
+        writers = {
+            key: stack.enter_context(CacheWriter(folder / key.file_name, key, [ref.model_id for ref in refs]))
+            for key, refs in missing.items()
+        }
+        rest = {key: refs[writers[key].num_recovered :] for key, refs in missing.items()}
+        num_recovered = sum(writer.num_recovered for writer in writers.values())
+        if num_recovered:
+            report(f"going on after {num_recovered:,} models that an interrupted build has decoded")
+        _check_room(folder, _expected_bytes(root, rest, writers), report)
+        num_models = sum(map(len, rest.values()))
+        executor = stack.enter_context(_executor(sum(key.num_views * len(refs) for key, refs in rest.items())))
+        advance = stack.enter_context(show_progress("decoding models", num_models, report))
+        for key, refs in rest.items():
+            for model in map_in_order(executor, partial(_decode, root, key), refs):
+                writers[key].add(model)
+                advance(1)
+            writers[key].finish()
+    report(f"decoded {num_models:,} models in {time.monotonic() - start:.0f} s")
+
+
+def _check_room(folder: Path, expected: int, report: Report) -> None:
     free = shutil.disk_usage(folder).free
     report(f"writing {_size(expected)} of decoded data to {folder}, {_size(free)} free")
     if expected * _ROOM_TO_SPARE > free:
@@ -152,27 +181,22 @@ def _build(root: Path, folder: Path, missing: Mapping[CacheKey, Sequence[ModelRe
             f"the cache needs {_size(expected)}, but the disk of {folder} has {_size(free)} free; "
             "make room, or set data.cache_dir to another disk"
         )
-    start = time.monotonic()
-    with (
-        _executor(num_pictures) as executor,
-        show_progress("decoding models", num_models, report) as advance,
-    ):
-        for key, refs in missing.items():
-            decode = partial(_decode, root, key)
-            decoded = _counted(map_in_order(executor, decode, refs), advance)
-            write_cache(folder / key.file_name, key, [ref.model_id for ref in refs], decoded)
-    report(f"decoded {num_models:,} models in {time.monotonic() - start:.0f} s")
 
 
 def _decode(root: Path, key: CacheKey, ref: ModelRef) -> DecodedModel:
     return decode_model(root, ref, key.voxel_resolution, key.num_views)
 
 
-def _expected_bytes(root: Path, missing: Mapping[CacheKey, Sequence[ModelRef]]) -> int:
-    """Estimate the caches' size from a few models of each category."""
+def _expected_bytes(
+    root: Path, rest: Mapping[CacheKey, Sequence[ModelRef]], writers: Mapping[CacheKey, CacheWriter]
+) -> int:
+    """Estimate what is still to be written, by category from the models that are, or else from a few of the rest."""
     total = 0.0
-    for key, refs in missing.items():
-        step = max(1, len(refs) * len(missing) // _NUM_ESTIMATE_MODELS)
+    for key, refs in rest.items():
+        if writers[key].num_recovered:
+            total += writers[key].payload_bytes / writers[key].num_recovered * len(refs)
+            continue
+        step = max(1, len(refs) * len(rest) // _NUM_ESTIMATE_MODELS)
         chosen = refs[::step]
         sizes = [len(_decode(root, key, ref).payload) for ref in chosen]
         whole = [size for size in sizes if size]
@@ -190,15 +214,16 @@ def _executor(num_pictures: int) -> Iterator[Executor]:
         executor = ThreadPoolExecutor(workers, thread_name_prefix="hvd_r2n2-decode")
     else:
         # Not forked: a rank may hold MPI, CUDA and threads.
-        executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+        executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_serve_parent)
     try:
         yield executor
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """End this worker when the process that started it is gone: a killed parent cannot say so."""
+def _serve_parent() -> None:
+    """Leave Ctrl-C, which a terminal sends to all, to the process that started this one, and end when that is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:
         sentinel = parent.sentinel
@@ -219,12 +244,6 @@ def map_in_order(executor: Executor, work: Callable[[T], R], items: Iterable[T])
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()
-
-
-def _counted(models: Iterator[DecodedModel], advance: Callable[[int], None]) -> Iterator[DecodedModel]:
-    for model in models:
-        yield model
-        advance(1)
 
 
 def _size(num_bytes: float) -> str:

@@ -16,7 +16,6 @@ from hvd_r2n2.data.cache_build import cache_folder, open_or_build
 from hvd_r2n2.data.camera import IMAGE_SIZE
 from hvd_r2n2.data.categories import CATEGORIES, Category, find_category
 from hvd_r2n2.data.check import DataProblems, Problem
-from hvd_r2n2.data.decode import CHANNELS
 from hvd_r2n2.data.layout import (
     NUM_VIEWS,
     RENDERING_FOLDER,
@@ -26,6 +25,7 @@ from hvd_r2n2.data.layout import (
     parse_model_ref,
     voxel_folder,
 )
+from hvd_r2n2.data.packed import Rectangles, pack
 from hvd_r2n2.data.samples import Samples
 from hvd_r2n2.data.splits import R2N2, VALIDATION_FRACTION, Split, read_split_file, split_r2n2
 
@@ -68,22 +68,18 @@ class Dataset(Samples):
         )
         self.content_digest = self._digest()
 
-    def images(
-        self, index: int, views: Sequence[int], out: npt.NDArray[np.uint8] | None = None
-    ) -> npt.NDArray[np.uint8]:
-        """Return views of one model: V×137×137×4 uint8 RGBA; where alpha is 0, the colour is 0 too.
+    def images(self, index: int, views: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Return views of one model: V×137×137×4 uint8 RGBA; where alpha is 0, the colour is 0 too."""
+        return pack([self.rectangles(index, views)], IMAGE_SIZE).unpack()[:, 0].numpy()
 
-        `out`, if given, is a zeroed array of that shape that receives them.
-        """
+    def rectangles(self, index: int, views: Sequence[int]) -> Rectangles:
+        """Return the rectangles of one model's views, which lie in the mapped cache."""
         self._check_index(index)
-        wrong = [view for view in views if not 0 <= view < self.num_views]
-        if wrong:
-            raise IndexError(f"view {wrong[0]} of {self.refs[index]}: there are the views 0 to {self.num_views - 1}")
-        if out is None:
-            out = np.zeros((len(views), IMAGE_SIZE, IMAGE_SIZE, CHANNELS), dtype=np.uint8)
+        if views and not (min(views) >= 0 and max(views) < self.num_views):
+            wrong = next(view for view in views if not 0 <= view < self.num_views)
+            raise IndexError(f"view {wrong} of {self.refs[index]}: there are the views 0 to {self.num_views - 1}")
         location = self._locations[index]
-        location.cache.read_images(location.position, views, out)
-        return out
+        return location.cache.rectangles(location.position, views)
 
     def occupancy(self, index: int) -> npt.NDArray[np.uint8]:
         """Return the grid of one model: D×D×D uint8 (0 or 1), indexed x, y, z with y up."""
@@ -94,6 +90,13 @@ class Dataset(Samples):
     def target(self, index: int) -> npt.NDArray[np.uint8]:
         """Return the model's `occupancy`."""
         return self.occupancy(index)
+
+    def targets(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Return the grids of models, B×D×D×D, unpacked all at once."""
+        locations = [self._locations[index] for index in indices]
+        bits_BP = np.stack([location.cache.read_bits(location.position) for location in locations])
+        shape = (len(locations), *(self.voxel_resolution,) * 3)
+        return np.unpackbits(bits_BP, axis=1, count=self.voxel_resolution**3).reshape(shape)
 
     def category(self, index: int) -> str:
         """Return the synset and the name of a model's category."""
@@ -111,7 +114,12 @@ class Dataset(Samples):
 
 
 def open_dataset(
-    config: DataConfig, root: Path, voxel_resolution: int, report: Report, num_views: int = NUM_VIEWS
+    config: DataConfig,
+    root: Path,
+    voxel_resolution: int,
+    report: Report,
+    num_views: int = NUM_VIEWS,
+    head_start_s: float = 0.0,
 ) -> Dataset:
     """Scan a folder in the ShapeNet layout, split it, check every file, and open the decoded cache.
 
@@ -124,6 +132,7 @@ def open_dataset(
         voxel_resolution: Side of the grids, which chooses the folder of voxels.
         report: Gets one line at a time: what is written where, how far it is, what is not used.
         num_views: Pictures that every model must have.
+        head_start_s: How long another process is given to begin with what must be built, which it then reports.
 
     Raises:
         DataProblems: (a ValueError) models are missing or broken; all of them are named at once.
@@ -140,7 +149,7 @@ def open_dataset(
         for synset in sorted({ref.synset for ref in models})
         if present[synset]
     }
-    caches = open_or_build(root, cache_folder(root, config.cache_dir), wanted, report)
+    caches = open_or_build(root, cache_folder(root, config.cache_dir), wanted, report, head_start_s)
     used = {str(ref) for ref in models} - skipped
     broken = [problem for cache in caches.values() for problem in cache.problems if problem.model in used]
     if missing or broken:

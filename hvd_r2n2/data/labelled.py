@@ -13,7 +13,6 @@ from PIL import Image
 from hvd_r2n2.data.augment import Framing
 from hvd_r2n2.data.categories import CATEGORIES, find_category
 from hvd_r2n2.data.dataset import Dataset
-from hvd_r2n2.data.decode import CHANNELS
 from hvd_r2n2.data.samples import Samples
 
 # Krizhevsky et al. 2012, section 4.1, with the 227 pixels that the sizes of their layers need, not their 224.
@@ -31,17 +30,11 @@ class LabelledPictures(Samples):
     labels_N: npt.NDArray[np.int64]
     """The number of each sample's class."""
 
-    def images(
-        self, index: int, views: Sequence[int], out: npt.NDArray[np.uint8] | None = None
-    ) -> npt.NDArray[np.uint8]:
-        """Return a sample's only picture, its middle square scaled: 1×256×256×4 uint8 RGBA, in `out` if given."""
+    def images(self, index: int, views: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Return a sample's only picture, its middle square scaled: 1×256×256×4 uint8 RGBA."""
         self._check_index(index)
         assert tuple(views) == (0,)
-        side = self.framing.picture_side
-        if out is None:
-            out = np.empty((1, side, side, CHANNELS), dtype=np.uint8)
-        out[0] = _middle_square(self._picture(index), side)
-        return out
+        return _middle_square(self._picture(index), self.framing.picture_side)[None]
 
     def target(self, index: int) -> npt.NDArray[np.int64]:
         """Return the number of a sample's class, without an axis."""

@@ -88,11 +88,14 @@ def list_classes(root: Path) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def open_picture_folder(config: DataConfig, root: Path, classes: Sequence[str], report: Report) -> PictureFolder:
+def open_picture_folder(
+    config: DataConfig, root: Path, classes: Sequence[str], report: Report, head_start_s: float = 0.0
+) -> PictureFolder:
     """List the pictures of the classes, check every file, and split them by the rule of 3D-R2N2.
 
     The files of a class sorted by name, the first 80 % train, a part of which is held back for validation. Every rank
-    may call this, also at the same time; nothing is communicated.
+    may call this, also at the same time; nothing is communicated. Where there is something to check, another process
+    is given `head_start_s` seconds to begin with it.
 
     Raises:
         DataProblems: (a ValueError) pictures are broken, or classes have none; all of them are named at once.
@@ -103,7 +106,7 @@ def open_picture_folder(config: DataConfig, root: Path, classes: Sequence[str], 
         raise ValueError(f"data.split: {config.split} cannot split labelled pictures in folders, only {R2N2} can")
     present = {name: _list_pictures(root, name) for name in classes}
     skipped = {_find_skip(name, present, root) for name in config.skip_models}
-    checked = _check(root, cache_folder(root, config.cache_dir), present, report)
+    checked = _check(root, cache_folder(root, config.cache_dir), present, report, head_start_s)
     problems = [
         Problem(name, "missing category", str(root / name), f"there are no pictures ({_KINDS}) in this folder")
         for name, refs in present.items()
@@ -150,7 +153,9 @@ def _find_skip(name: str, present: Mapping[str, Sequence[ModelRef]], root: Path)
     raise ValueError(f"data.skip_models: there is no picture {root / name}{hint}")
 
 
-def _check(root: Path, folder: Path, present: Mapping[str, Sequence[ModelRef]], report: Report) -> _Checked:
+def _check(
+    root: Path, folder: Path, present: Mapping[str, Sequence[ModelRef]], report: Report, head_start_s: float
+) -> _Checked:
     """Return what is known of these files, after decoding all of them where they have changed."""
     refs = [ref for found in present.values() for ref in found]
     fingerprint = _fingerprint(root, refs)
@@ -158,7 +163,7 @@ def _check(root: Path, folder: Path, present: Mapping[str, Sequence[ModelRef]], 
     path = folder / f"pictures-{names[:20]}.json"
     known = _read_checked(path)
     if known is None or known.fingerprint != fingerprint:
-        with explained(folder), locked(folder, report):
+        with explained(folder), locked(folder, report, head_start_s):
             known = _read_checked(path)  # another process may have done it meanwhile
             if known is None or known.fingerprint != fingerprint:
                 known = _check_all(root, refs, fingerprint, report)

@@ -9,6 +9,7 @@ The samples of a step, drawn for B = 6 and 2 ranks; the epochs' permutations fol
 """
 
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -29,16 +30,26 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> npt.NDArray[np.int64
     return np.argsort(raw_numbers(Purpose.ORDER, seed, epoch, 0, num_samples), kind="stable")
 
 
-def global_batch(num_samples: int, batch_size: int, seed: int, step: int) -> tuple[Placement, ...]:
+class EpochOrders:
+    """The permutations of the epochs, of which the last two are remembered: to sort all samples takes milliseconds."""
+
+    def __init__(self, num_samples: int, seed: int) -> None:
+        """Begin with none."""
+        self.num_samples = num_samples
+        self.order = lru_cache(maxsize=2)(partial(epoch_order, num_samples, seed))
+        """From an epoch to its `epoch_order`; any thread may call it."""
+
+
+def global_batch(orders: EpochOrders, batch_size: int, step: int) -> tuple[Placement, ...]:
     """Return the samples of a step over all ranks, in order; a batch may reach over the end of an epoch."""
+    num_samples = orders.num_samples
     places: list[Placement] = []
     position = step * batch_size
     end = position + batch_size
     while position < end:
         epoch, start = divmod(position, num_samples)
         count = min(end - position, num_samples - start)
-        order = epoch_order(num_samples, seed, epoch)[start : start + count]
-        places += (Placement(epoch, int(sample)) for sample in order)
+        places += (Placement(epoch, sample) for sample in orders.order(epoch)[start : start + count].tolist())
         position += count
     return tuple(places)
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hvd_r2n2.data.augment import Framing
+from hvd_r2n2.data.packed import Rectangles
 
 
 class DamagedSampleError(ValueError):
@@ -43,18 +44,30 @@ class Samples(ABC):
         return len(self.refs)
 
     @abstractmethod
-    def images(
-        self, index: int, views: Sequence[int], out: npt.NDArray[np.uint8] | None = None
-    ) -> npt.NDArray[np.uint8]:
-        """Return pictures of one sample: V×H×W×4 uint8 RGBA of the framing's side, in `out` (zeroed) if given.
+    def images(self, index: int, views: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Return pictures of one sample: V×H×W×4 uint8 RGBA of the framing's side.
 
         Raises:
             DamagedSampleError: they cannot be read any more.
         """
 
+    def rectangles(self, index: int, views: Sequence[int]) -> Rectangles:
+        """Return what can be seen of the same pictures; data that keep it apart hand it over without copying.
+
+        Raises:
+            DamagedSampleError: they cannot be read any more.
+        """
+        side = self.framing.picture_side
+        pictures = [picture.reshape(-1) for picture in self.images(index, views)]
+        return Rectangles([(0, 0, side, side)] * len(pictures), pictures)
+
     @abstractmethod
     def target(self, index: int) -> npt.NDArray[Any]:
         """Return what the network is to make of a sample's pictures."""
+
+    def targets(self, indices: Sequence[int]) -> npt.NDArray[Any]:
+        """Return the targets of samples, along a new first axis."""
+        return np.stack([self.target(index) for index in indices])
 
     @abstractmethod
     def category(self, index: int) -> str:

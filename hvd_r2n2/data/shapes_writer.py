@@ -65,12 +65,14 @@ def write_shapes(
     resolution: int = 32,
     processes: int | None = None,
     report: Callable[[str], None] = lambda text: None,
+    head_start_s: float = 0.0,
 ) -> WrittenShapes:
     """Write built-in models under `root` as `ShapeNetRendering/…` and `ShapeNetVox<resolution>/…`.
 
     What is whole already stays; what is missing is made, by one process a core (`processes`: None takes the cores
     this process may use).  The files depend on seed, category and index alone.  Another process that writes to the
-    same root is waited for.  `report` is told so, and how far the making is.
+    same root is waited for; where something is missing, one is given `head_start_s` seconds to begin with it.
+    `report` is told so, and how far the making is.
 
     Raises:
         ValueError: a number out of range, an unknown category, or a root that holds other data or another seed,
@@ -92,11 +94,13 @@ def write_shapes(
     folder.mkdir(parents=True, exist_ok=True)
     # By index first, so that a set that is not finished yet holds all categories alike.
     wanted = [(synset, index) for index in range(models_per_category) for synset in synsets]
+    settings = _Settings(SHAPES_VERSION, seed, num_views)
+    if _is_complete(folder, settings, wanted, resolution):
+        return WrittenShapes(len(wanted), 0, len(wanted) * num_views, 0, time.monotonic() - start_s)
+    time.sleep(head_start_s)
     with _locked(folder, report):
-        _settle(folder, _Settings(SHAPES_VERSION, seed, num_views))
-        jobs = [
-            job for synset, index in wanted if (job := _missing(folder, synset, seed, index, num_views, resolution))
-        ]
+        _settle(folder, settings)
+        jobs = _all_missing(folder, settings, wanted, resolution)
         new_bytes = 0
         if jobs:
             report(f"making {len(jobs)} built-in shapes in {folder}")
@@ -161,6 +165,24 @@ def _settle(folder: Path, settings: _Settings) -> None:
                 f"{folder} holds built-in shapes of {name.replace('_', ' ')} {found}, not {value}; "
                 f"choose another folder, or {name.replace('_', ' ')} {found}"
             )
+
+
+def _is_complete(folder: Path, settings: _Settings, wanted: Sequence[tuple[str, int]], resolution: int) -> bool:
+    """Tell without the lock whether there is nothing to do, nor anything that a killed run has left."""
+    try:
+        recorded = _Settings(**read_json(folder / SETTINGS_FILE))
+    except (OSError, ValueError, TypeError):
+        return False
+    is_left = (folder / _PARTIAL_FOLDER).exists()
+    return recorded == settings and not is_left and not _all_missing(folder, settings, wanted, resolution)
+
+
+def _all_missing(
+    folder: Path, settings: _Settings, wanted: Sequence[tuple[str, int]], resolution: int
+) -> list[ModelJob]:
+    """Return what is still to be made of the models, (synset, index) each."""
+    jobs = (_missing(folder, synset, settings.seed, index, settings.num_views, resolution) for synset, index in wanted)
+    return [job for job in jobs if job is not None]
 
 
 def _places(folder: Path, synset: str, name: str, resolution: int) -> tuple[Path, Path]:

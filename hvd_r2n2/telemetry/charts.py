@@ -49,7 +49,7 @@ class Comparison:
     """Of the bars."""
     bars: Sequence[Bar]
     memory: Mapping[str, Sequence[int]]
-    """By name: peak bytes of each device."""
+    """By name: peak bytes of each device; empty where that is not shown."""
     timelines: Sequence[Timeline] = ()
     reference: str = "bound"
     """Name of the bar that a line is drawn at, if it is there."""
@@ -71,8 +71,9 @@ def draw_comparison(path: Path, comparison: Comparison) -> None:
     )
     figure.suptitle(comparison.title, fontsize=11, color=INK)
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=(3, 2))
-    _draw_bars(figure.add_subplot(grid[0, 0]), comparison)
-    _draw_memory(figure.add_subplot(grid[0, 1]), comparison)
+    _draw_bars(figure.add_subplot(grid[0, 0] if comparison.memory else grid[0, :]), comparison)
+    if comparison.memory:
+        _draw_memory(figure.add_subplot(grid[0, 1]), comparison)
     longest = max((task.end_s for timeline in comparison.timelines for task in timeline.tasks), default=0.0)
     for number, timeline in enumerate(comparison.timelines, start=1):
         _draw_timeline(figure.add_subplot(grid[number, :]), timeline, longest)

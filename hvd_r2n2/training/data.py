@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from hvd_r2n2.data.picture_folder import list_classes
 from hvd_r2n2.data.shapes_writer import write_shapes
 
 DEFAULT_MODELS_PER_CATEGORY = 40
+_HEAD_START_S = 0.3
 
 
 def data_root(config: DataConfig) -> Path:
@@ -61,8 +61,6 @@ def ensure_data(config: Config, communicator: Communicator, report: Callable[[st
     Every rank calls it; on each host one rank does the work and the others wait for it at a file lock.
     """
     communicator.barrier()
-    if communicator.local_rank:
-        time.sleep(0.3)  # so that it is local rank 0 that works and shows how far it is; the locks are right anyway
     root = data_root(config.data)
     if config.data.root is None:
         write_shapes(
@@ -72,5 +70,14 @@ def ensure_data(config: Config, communicator: Communicator, report: Callable[[st
             seed=config.data.shapes_seed or 0,
             resolution=config.model.voxel_resolution,
             report=report,
+            head_start_s=head_start_s(communicator),
         )
     return root
+
+
+def head_start_s(communicator: Communicator) -> float:
+    """Return how long a rank leaves work on the data to others, after a barrier.
+
+    So it is local rank 0 that works and shows how far it is; the locks are right anyway.
+    """
+    return _HEAD_START_S if communicator.local_rank else 0.0

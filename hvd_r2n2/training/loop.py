@@ -22,6 +22,7 @@ from hvd_r2n2.training.engine import Engine, StepReport
 from hvd_r2n2.training.placement import Placement
 from hvd_r2n2.training.recorder import Recorder
 from hvd_r2n2.training.spike_guard import SpikeHistory
+from hvd_r2n2.training.start_times import StartTimes
 from hvd_r2n2.training.step import TrainingStep
 from hvd_r2n2.training.stop_request import StopRequest
 from hvd_r2n2.training.task import Task
@@ -53,6 +54,8 @@ class Run:
     """Where figures go."""
     stop: StopRequest
     """Whether this rank was asked to stop."""
+    times: StartTimes
+    """Of the start, up to the first step."""
 
     @property
     def device(self) -> torch.device:
@@ -81,6 +84,7 @@ class _Loop:
         self._recorder = Recorder(
             run.config, run.communicator, run.engine, run.placement, run.log, run.folder, run.baseline
         )
+        self._is_started = False
         self._started = time.perf_counter() - state.train_seconds
 
     def run(self) -> tuple[TrainingState, bool]:
@@ -92,6 +96,7 @@ class _Loop:
             start = time.perf_counter()
             for batch in move_ahead(batches, run.device):
                 result = step.run(batch, lambda: run.stop.has_come)
+                self._tell_start()
                 self._tell(batch, result, step.guard.history)
                 num_views, step_s = batch.num_images // len(batch.samples), time.perf_counter() - start
                 self._recorder.step(batch.step + 1, result, step_s, batches.wait_s, num_views, len(batch.replaced))
@@ -100,6 +105,13 @@ class _Loop:
                     return self._state, True
                 start = time.perf_counter()
         return self._state, False
+
+    def _tell_start(self) -> None:
+        """Say after the first step what the time until then went to."""
+        if not self._is_started:
+            self._is_started = True
+            self._run.times.mark("first step")
+            self._run.log.line(self._run.times.to_text())
 
     def _tell(self, batch: Batch, result: StepReport, spikes: SpikeHistory) -> None:
         """Take over what the guard goes by, and warn of a step that was skipped and of samples that were replaced."""

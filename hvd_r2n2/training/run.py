@@ -32,6 +32,7 @@ from hvd_r2n2.training.placement import place_rank
 from hvd_r2n2.training.precision import weights_dtype
 from hvd_r2n2.training.run_lock import run_lock
 from hvd_r2n2.training.setup import build_model
+from hvd_r2n2.training.start_times import StartTimes
 from hvd_r2n2.training.step import share_of_batch
 from hvd_r2n2.training.stop_request import StopRequest
 from hvd_r2n2.training.task import EvaluationOptions, Findings
@@ -51,8 +52,12 @@ _FREE_KEYS = (
 )
 
 
-def train(config: Config, folder: Path, communicator: Communicator, stop: StopRequest, *, resume: bool) -> ExitCode:
+def train(
+    config: Config, folder: Path, communicator: Communicator, stop: StopRequest, times: StartTimes, *, resume: bool
+) -> ExitCode:
     """Train in the run directory `folder`, from the newest whole checkpoint there if `resume`; every rank calls it.
+
+    `times` are told once the first step is done.
 
     Returns DONE, or STOPPED on every rank if any was asked to stop: there is a checkpoint of that step then.
 
@@ -80,7 +85,7 @@ def train(config: Config, folder: Path, communicator: Communicator, stop: StopRe
         )
         if resume and checkpoint is None:
             log.line(f"no checkpoint in {folder}: starting at step 0")
-        run, state = _prepare(config, folder, communicator, checkpoint, log, stop)
+        run, state = _prepare(config, folder, communicator, checkpoint, log, stop, times)
         stack.callback(run.engine.close)
         if communicator.is_root:
             # Not before all is found to be right: a start that failed can be repeated, and an older run that could
@@ -138,15 +143,18 @@ def _prepare(
     checkpoint: Checkpoint | None,
     log: RunLog,
     stop: StopRequest,
+    times: StartTimes,
 ) -> tuple[Run, TrainingState]:
     log.line(
         f"hvd_r2n2 {hvd_r2n2.__version__}, {communicator.size} rank(s), {communicator.description}, run in {folder}"
     )
     placement = place_rank(config, communicator, log.line)
     device = placement.devices[0]
+    times.mark("ranks")
     # Before the data, which may take long to open. A checkpoint's weights replace the initial ones.
     network = config.model if checkpoint is None else replace(config.model, weights=None)
     model = build_model(network, config.train.seed).to(device, weights_dtype(config.train.dtype))
+    times.mark("network")
     task = create_task(config)
     try:
         dataset = task.open_data(communicator, log.line)
@@ -165,6 +173,7 @@ def _prepare(
             "the data": dataset.content_digest,
         },
     )
+    times.mark("data")
     log.line(dataset.summary())
     if not len(dataset.train):
         raise ValueError(f"data.split {config.data.split}: the training part is empty, more models are needed")
@@ -192,7 +201,8 @@ def _prepare(
         f"micro-batch(es) x {config.train.batch_size // communicator.size // config.train.accumulation}; "
         f"steps {state.step} to {config.train.steps}, {config.train.dtype}"
     )
-    return Run(config, folder, communicator, placement, task, dataset, model, engine, baseline, log, stop), state
+    times.mark("network")
+    return Run(config, folder, communicator, placement, task, dataset, model, engine, baseline, log, stop, times), state
 
 
 def _keep_problems(problems: DataProblems, folder: Path) -> str:

@@ -18,7 +18,7 @@ from hvd_r2n2.telemetry import RunLog
 from hvd_r2n2.training.checkpoint import Checkpoint
 from hvd_r2n2.training.classification import ClassificationResult, classify, constant_class
 from hvd_r2n2.training.classification_report import ClassificationReport
-from hvd_r2n2.training.data import data_root, ensure_data, is_of_models
+from hvd_r2n2.training.data import data_root, ensure_data, head_start_s, is_of_models
 from hvd_r2n2.training.showcase import show_classes
 from hvd_r2n2.training.task import EvaluationOptions, Findings, Part, Report, Task, Validation
 
@@ -32,9 +32,9 @@ class ClassificationTask(Task[LabelledPictures]):
         assert classes is not None, "the settings are not resolved"
         root = ensure_data(self.config, communicator, report)
         if is_of_models(config):
-            models = open_dataset(config, root, self.config.model.voxel_resolution, report)
-            return LabelledRenderings(models, classes)
-        return open_picture_folder(config, root, classes, report)
+            resolution, head_start = self.config.model.voxel_resolution, head_start_s(communicator)
+            return LabelledRenderings(open_dataset(config, root, resolution, report, head_start_s=head_start), classes)
+        return open_picture_folder(config, root, classes, report, head_start_s(communicator))
 
     def prepare(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         """Return `images` B×3×227×227 from -128 to 127, `labels` B, and in training the dropout masks B×F (0 or 2)."""

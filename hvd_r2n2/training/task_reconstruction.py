@@ -12,7 +12,7 @@ from hvd_r2n2.data.loader import Batch, prepare_batch
 from hvd_r2n2.models import voxel_loss_stage
 from hvd_r2n2.telemetry import RunLog
 from hvd_r2n2.training.checkpoint import Checkpoint
-from hvd_r2n2.training.data import data_root, ensure_data
+from hvd_r2n2.training.data import data_root, ensure_data, head_start_s
 from hvd_r2n2.training.evaluation import EvaluationResult, evaluate
 from hvd_r2n2.training.evaluation_report import EvaluationReport
 from hvd_r2n2.training.evaluation_run import EvaluationRequest, evaluate_checkpoint
@@ -26,7 +26,8 @@ class ReconstructionTask(Task[Dataset]):
     def open_data(self, communicator: Communicator, report: Report) -> Dataset:
         """Return the models with their pictures and grids."""
         root = ensure_data(self.config, communicator, report)
-        dataset = open_dataset(self.config.data, root, self.config.model.voxel_resolution, report)
+        resolution, head_start = self.config.model.voxel_resolution, head_start_s(communicator)
+        dataset = open_dataset(self.config.data, root, resolution, report, head_start_s=head_start)
         views = self.config.evaluation.views
         if views > dataset.num_views:
             raise ValueError(f"evaluation.views: {views}, but each sample has {dataset.num_views} views")

@@ -6,6 +6,7 @@ No figure is compared with another one: the machine that tests run on may be bus
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -119,6 +120,35 @@ def test_baseline_is_written_for_every_number_of_views(temporary: Path, tmp_path
     assert all(len(step["times_s"]) == 2 for step in content["steps_by_views"].values())
     assert content["micro_batch"] * content["accumulation"] == 4
     assert content["threads"] == 1
+
+
+def test_data_measures_decoding_the_cache_and_batches(
+    temporary: Path, tmp_path: Path, python: Launcher, tiny_data: Path
+) -> None:
+    data = ("--set", f"data.root={tiny_data}", "--set", f"data.cache_dir={tmp_path / 'cache'}")
+    short = ("--set", "train.batch_size=6", "--rounds", "2", "--seconds", "0.05")
+    results = ("--json", tmp_path / "data.json", "--picture", tmp_path / "data.png")
+    done = python(*BENCHMARK, "data", *data, *short, *results, environment={"TMPDIR": str(temporary)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert is_empty(temporary)
+    assert (tmp_path / "data.png").read_bytes().startswith(b"\x89PNG")
+    content = json.loads((tmp_path / "data.json").read_text())
+    assert content["settings"]["train"]["batch_size"] == 6
+    assert content["data"]["pictures"] == 18 * 24
+    arms = {arm["name"]: arm for arm in content["arms"]}
+    names = ["decode", "cache-read", "cache-batch", "cache-batch-2", "cache-first", "cache-float", "cache-float-2"]
+    assert [*arms, *content["left_out"]] == names or len(os.sched_getaffinity(0)) == 1
+    assert arms["decode"]["of_decode_a_core"] == 1
+    for name, arm in arms.items():
+        assert len(arm["rates"]) == 2
+        assert min(arm["rates"]) > 0
+        assert arm["images_per_s_a_core"] == pytest.approx(arm["images_per_s"] / arm["cores"])
+        assert name in done.stdout
+    for memory in content["memory"]:
+        assert 0 < memory["cache_resident"] <= memory["resident"]
+        assert memory["batch"] > 0
+        if len(content["memory"]) == 2:  # each page of the cache is there once, for both
+            assert memory["cache_proportional"] < 0.6 * memory["cache_resident"]
 
 
 def check_part(entry: dict[str, Any], samples: int, num_views: int, rate: float) -> None:
@@ -238,6 +268,9 @@ def test_worker_that_dies_ends_all_and_is_named(temporary: Path) -> None:
     ("arguments", "message"),
     [
         (("split", "--steps", "0"), "--steps 0 is not possible (1 or more)"),
+        (("data", "--rounds", "0"), "--rounds 0 is not possible (1 or more)"),
+        (("data", "--set", "model.name=alexnet"), "model.name must be a network of 3D-R2N2, not alexnet"),
+        (("data", "--set", "data.root=nowhere"), "nowhere: no folder ShapeNetRendering and no folder ShapeNetVox32"),
         (("split", "--warmup", "0"), "--warmup 0 is not possible (1 or more)"),
         (("split", "--arms", "kernal"), "--arms: kernal is not known, did you mean kernel?"),
         (("ranks", "--set", "split.strategy=kernel"), "split.strategy must be none"),

@@ -8,6 +8,7 @@ import math
 import re
 import socket
 import subprocess
+import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Done:
     folder: Path
     arguments: list[str]
     process: subprocess.CompletedProcess[str]
+    seconds: float
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +57,10 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, mpirun: Laun
         log__pictures=1,
         log__tensorboard="true",
     )
+    start_s = time.monotonic()
     process = mpirun(2, *TRAIN, *arguments, "--out", folder)
     assert process.returncode == 0, process.stdout + process.stderr
-    return Done(folder, arguments, process)
+    return Done(folder, arguments, process, time.monotonic() - start_s)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,19 @@ def records(done: Done) -> list[dict[str, Any]]:
 def events(done: Done) -> EventAccumulator:
     accumulator = EventAccumulator(str(done.folder / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
     return accumulator.Reload()
+
+
+def test_the_time_to_the_first_step_is_told_by_phases_that_add_up(done: Done) -> None:
+    lines = [line for line in done.process.stdout.splitlines() if line.startswith("first step after")]
+    assert len(lines) == 1  # of both ranks, and all steps
+    assert lines[0] in (done.folder / "train.log").read_text()
+    found = re.fullmatch(r"first step after ([0-9.]+) s \((.*)\)", lines[0])
+    assert found is not None
+    total_s = float(found[1])
+    phases = {name: float(seconds) for name, seconds in re.findall(r"([a-z ]+) ([0-9.]+)(?:, )?", found[2])}
+    assert list(phases) == ["imports", "ranks", "data", "network", "first step"]
+    assert sum(phases.values()) == pytest.approx(total_s, abs=0.05 * (len(phases) + 1))  # each is rounded
+    assert 0 < phases["imports"] < total_s < done.seconds
 
 
 def test_run_leaves_exactly_what_the_readme_says(done: Done) -> None:

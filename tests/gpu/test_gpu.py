@@ -121,7 +121,7 @@ def test_loss_in_lower_precision_is_close_to_float64(
 def test_batch_prepared_on_the_gpu_is_that_of_the_cpu(dtype: torch.dtype, dataset: Dataset, cuda: torch.device) -> None:
     config = config_of("3d-gru-1", "float32")
     batch = read_batch(dataset, config, pin_for=cuda)
-    assert batch.images_VBHWC.is_pinned()
+    assert batch.pictures.pixels_P.is_pinned()
     images, occupancy = prepare_batch(batch, cuda, dtype)
     assert (images.device, occupancy.device, images.dtype) == (cuda, cuda, dtype)
     expected_images, expected_occupancy = prepare_batch(read_batch(dataset, config), CPU, dtype)

@@ -1,15 +1,16 @@
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 
 from hvd_r2n2.data.augment import (
     AugmentationDraws,
-    SampleDraws,
     augment,
     centre_crop,
     centre_draws,
-    draw_sample,
-    stack_draws,
+    draw_batch,
 )
 
 
@@ -77,12 +78,40 @@ def test_other_pictures_are_refused(images: torch.Tensor) -> None:
         augment(images, centre_draws(1, 1))
 
 
-def draw(sample: int, num_views: int = 4, epoch: int = 0, seed: int = 0, **settings: object) -> SampleDraws:
-    return draw_sample(seed, epoch, sample, num_views=num_views, num_renderings=24, **settings)  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class Drawn:
+    """What one sample got."""
+
+    views: list[int]
+    offsets_V2: np.ndarray
+    flips_V: np.ndarray
+    background_V3: np.ndarray
+
+
+def draw_all(places: Sequence[tuple[int, int]], num_views: int = 4, seed: int = 0, **settings: object) -> list[Drawn]:
+    views, draws = draw_batch(seed, places, num_views=num_views, num_renderings=24, **settings)  # type: ignore[arg-type]
+    drawn = (draws.offsets_VB2, draws.flips_VB, draws.background_VB3)
+    return [Drawn(chosen, *(draw[:, number].numpy() for draw in drawn)) for number, chosen in enumerate(views)]
+
+
+def draw(sample: int, num_views: int = 4, epoch: int = 0, seed: int = 0, **settings: object) -> Drawn:
+    return draw_all([(epoch, sample)], num_views, seed, **settings)[0]
+
+
+def test_the_draws_follow_from_the_sample_s_own_numbers() -> None:
+    """Written out for one sample, since runs are resumed, and compared, by these numbers."""
+    raw = np.random.Philox(key=[5, 3], counter=[0, 17, 2, 0]).random_raw(3 * 7).tolist()
+    drawn = draw(17, num_views=3, epoch=2, seed=5)
+    for view in range(3):
+        chosen, row, column, flip, *colour = [(number >> 11) / 2**53 for number in raw[7 * view : 7 * view + 7]]
+        assert drawn.views[view] == int(chosen * 24)
+        assert drawn.offsets_V2[view].tolist() == [int(row * 10), int(column * 10)]
+        assert drawn.flips_V[view] == (flip < 0.5)
+        assert drawn.background_V3[view].tolist() == [int(225 + channel * 31) for channel in colour]
 
 
 def test_the_draws_have_the_distributions_of_the_original() -> None:
-    samples = [draw(sample) for sample in range(2000)]  # 8000 views
+    samples = draw_all([(0, sample) for sample in range(2000)])  # 8000 views
     views = np.bincount([view for one in samples for view in one.views], minlength=24)
     assert len(views) == 24
     assert (abs(views - 8000 / 24) < 5 * np.sqrt(8000 / 24)).all()
@@ -134,8 +163,11 @@ def test_a_switch_turns_off_one_thing_and_leaves_the_others() -> None:
 
 
 def test_the_draws_of_a_batch_are_views_by_samples() -> None:
-    batch = stack_draws([draw(1, num_views=3), draw(2, num_views=3)])
+    views, batch = draw_batch(0, [(0, 1), (4, 2)], num_views=3, num_renderings=24)
     assert batch.offsets_VB2.shape == (3, 2, 2)
     assert batch.flips_VB.shape == (3, 2)
     assert batch.background_VB3.shape == (3, 2, 3)
-    np.testing.assert_array_equal(batch.background_VB3[:, 1], draw(2, num_views=3).background_V3)
+    alone = draw(2, num_views=3, epoch=4)
+    assert views[1] == alone.views
+    np.testing.assert_array_equal(batch.offsets_VB2[:, 1], alone.offsets_V2)
+    np.testing.assert_array_equal(batch.background_VB3[:, 1], alone.background_V3)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import Image
 
 from hvd_r2n2.config import DataConfig
 from hvd_r2n2.data import cache as cache_file
-from hvd_r2n2.data import cache_build
+from hvd_r2n2.data import cache_build, layout
 from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.data.layout import ModelRef, fingerprint
 
@@ -144,6 +145,40 @@ def test_the_fingerprint_sees_sizes_times_and_names_but_not_where_the_folder_is(
     assert len({original, touched, longer, gone, *others}) == 7
 
 
+def test_the_fingerprint_is_the_same_where_files_must_be_waited_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [ModelRef(CHAIR, name) for name in ("a", "b", "missing")]
+    (root / "ShapeNetRendering" / CHAIR / "b" / "rendering" / "01.png").unlink()
+    quick = fingerprint(root, models, 32, 2)
+    threads = set()
+    state = layout._file_state
+
+    def noting(path: str) -> str:
+        threads.add(threading.current_thread().name)
+        return state(path)
+
+    monkeypatch.setattr(layout, "_file_state", noting)
+    monkeypatch.setattr(layout, "_SCAN_TRIALS", 1)
+    monkeypatch.setattr(layout.time, "thread_time", lambda: 0.0)  # as if the processor had only waited
+    assert fingerprint(root, models, 32, 2) == quick
+    assert any(name.startswith("hvd_r2n2-scan") for name in threads)
+    threads.clear()
+    monkeypatch.setattr(layout.time, "thread_time", layout.time.monotonic)  # as if it never had
+    assert fingerprint(root, models, 32, 2) == quick
+    assert threads == {threading.current_thread().name}
+
+
+def test_another_process_gets_a_head_start_only_where_there_is_something_to_build(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(cache_build.time, "sleep", slept.append)
+    for _ in range(2):
+        open_dataset(DataConfig(), root, 32, lambda text: None, 2, head_start_s=0.25)
+    assert slept == [0.25]
+
+
 @pytest.mark.parametrize("damage", ["truncated", "longer", "header", "index", "foreign", "empty", "renamed"])
 def test_a_cache_that_is_not_whole_or_not_ours_is_built_anew(root: Path, damage: str) -> None:
     digest = opened(root).content_digest
@@ -184,7 +219,7 @@ def test_a_cache_whose_index_is_forged_is_built_anew(root: Path, forgery: str) -
     text = {"list": "[]", "deep": "[" * 100_000}.get(forgery, json.dumps(described)).encode()
     forged = len(text).to_bytes(8, "little") + text + tables
     total = offset + len(forged)
-    preamble = cache_file._PREAMBLE.pack(data[:16], offset, len(forged), total, hashlib.sha256(forged).digest())
+    preamble = cache_file.PREAMBLE.pack(data[:16], offset, len(forged), total, hashlib.sha256(forged).digest())
     path.write_bytes(preamble + data[len(preamble) : offset] + forged)
     told: list[str] = []
     assert opened(root, told).content_digest == digest
@@ -231,45 +266,146 @@ def test_of_two_processes_one_builds_and_the_other_waits_for_it(
     assert digests == {opened(root).content_digest}
 
 
-def test_a_killed_build_leaves_nothing_that_is_taken_for_whole_and_keeps_what_it_finished(
-    root: Path, start: Callable[[str], "subprocess.Popen[str]"]
-) -> None:
-    slow = """
-import time
+HANG = """
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 decode = cache_build.decode_model
-def decode_slowly(root, ref, *rest):
-    if ref.synset == "03636649" and started:
-        say("hanging"); time.sleep(600)
+def decode_some(root, ref, *rest):
+    if str(ref) == HANG_AT:
+        say("hanging"); time.sleep(3)
     return decode(root, ref, *rest)
-started = []
-cache_build.decode_model = decode_slowly
-write = cache_build.write_cache
-def write_and_say(path, *rest):
-    started.append(path)
-    write(path, *rest)
-    say("written")
-cache_build.write_cache = write_and_say
+cache_build.decode_model = decode_some
 """
-    # The chairs are written before the lamps are decoded (but for the estimate of the size, before `started`).
-    process = start(f"{OPEN}{slow}\nopen_and_say({str(root)!r})")
-    line_with(process, "written")
-    line_with(process, "hanging")
+
+
+def journal_lines(folder: Path, synset: str) -> int:
+    return sum(len(path.read_bytes().splitlines()) - 1 for path in folder.glob(f"{synset}-*.journal"))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_build_goes_on_after_the_last_model_it_finished(
+    sent: signal.Signals,
+    make_layout: LayoutMaker,
+    start: Callable[[str], "subprocess.Popen[str]"],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    root = make_layout({CHAIR: ["a", "b", "c"], LAMP: ["a", "b", "c", "d", "e", "f"]})
     folder = root / cache_build.CACHE_FOLDER
+    whole = opened(root, cache_dir=str(tmp_path / "elsewhere"))
+    hanging = HANG.replace("HANG_AT", repr(f"{LAMP}/e"))
+    process = start(f"{OPEN}{hanging}\nopen_and_say({str(root)!r})")
+    line_with(process, "hanging")
     deadline = time.monotonic() + 30
-    while not list(folder.glob("*.tmp")):  # the second file is begun
+    while journal_lines(folder, LAMP) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     finished = caches(root)
     assert list(finished) == [CHAIR]
+    process.send_signal(sent)
+    assert process.wait() != 0
     told: list[str] = []
+    again: list[str] = []
+    decode = cache_build.decode_model
+
+    def count(root: Path, ref: ModelRef, *rest: int) -> object:
+        again.append(str(ref))
+        return decode(root, ref, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cache_build, "decode_model", count)
     dataset = opened(root, told)
+    assert sorted(again) == [f"{LAMP}/e", f"{LAMP}/f"]
     assert not any("waiting" in line for line in told)  # the lock died with its holder
+    assert "going on after 4 models that an interrupted build has decoded" in told
     assert caches(root)[CHAIR] == finished[CHAIR]
-    assert not list(folder.glob("*.tmp"))
-    shutil.rmtree(folder)
-    assert opened(root).content_digest == dataset.content_digest
+    assert not [path for path in folder.iterdir() if path.suffix not in (".cache", "")]
+    assert dataset.content_digest == whole.content_digest
+    one, other = (
+        {path.name: path.read_bytes() for path in place.rglob("*.cache")} for place in (folder, tmp_path / "elsewhere")
+    )
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("damage", "num_kept"),
+    [
+        ("none", 3),
+        ("payload shorter", 2),
+        ("payload lost", 0),
+        ("payload changed", 2),
+        ("payload longer", 3),
+        ("line torn", 2),
+        ("line longer", 2),
+        ("line swapped", 0),
+        ("line forged", 0),
+        ("deep", 0),
+        ("another key", 0),
+        ("journal lost", 0),
+    ],
+)
+def test_what_an_interrupted_build_left_is_taken_as_far_as_it_is_whole(
+    make_layout: LayoutMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, num_kept: int
+) -> None:
+    root = make_layout({CHAIR: ["a", "b", "c", "d"]})
+    (root / "ShapeNetVox32" / CHAIR / "b" / "model.binvox").write_bytes(b"x")  # its problem is kept as well
+    folder, settings = root / cache_build.CACHE_FOLDER, {"skip_models": (f"{CHAIR}/b",)}
+    whole = opened(root, cache_dir=str(tmp_path / "elsewhere"), **settings)
+    decode = cache_build.decode_model
+
+    def interrupted(root: Path, ref: ModelRef, *rest: int) -> object:
+        if ref.model_id == "d":
+            raise KeyboardInterrupt
+        return decode(root, ref, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_build, "decode_model", interrupted)
+        patch.setattr(cache_build, "_NUM_ESTIMATE_MODELS", 1)
+        with pytest.raises(KeyboardInterrupt):
+            opened(root, **settings)
+    (payloads,), (journal,) = folder.glob("*.partial"), folder.glob("*.journal")
+    content, (header, *lines) = payloads.read_bytes(), journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 3
+    if damage.startswith("payload"):
+        changed = content[:-1] + bytes([content[-1] ^ 1])
+        kept = {"shorter": content[:-1], "lost": b"", "changed": changed, "longer": content + b"x" * 100}
+        payloads.write_bytes(kept[damage.split()[1]])
+    elif damage != "none":
+        key = json.loads(header)
+        record = json.loads(lines[0])
+        record["boxes"] = "ff" * 8
+        text = {
+            "line torn": [header, *lines[:2], lines[2][:-1]],
+            "line longer": [header, *lines[:2], lines[2][:-1] + b"x\n"],
+            "line swapped": [header, lines[1], lines[0], lines[2]],
+            "line forged": [header, json.dumps(record).encode() + b"\n", *lines[1:]],
+            "deep": [header, b"[" * 50_000 + b"\n", *lines],
+            "another key": [json.dumps(key | {"num_views": 3}).encode() + b"\n", *lines],
+            "journal lost": [],
+        }[damage]
+        journal.write_bytes(b"".join(text))
+    told: list[str] = []
+    dataset = opened(root, told, **settings)
+    recovered = [line for line in told if line.startswith("going on after")]
+    expected = [f"going on after {num_kept} models that an interrupted build has decoded"] if num_kept else []
+    assert recovered == expected
+    assert dataset.content_digest == whole.content_digest
+    one, other = (
+        {path.name: path.read_bytes() for path in place.rglob("*.cache")} for place in (folder, tmp_path / "elsewhere")
+    )
+    assert one == other
+    assert not [path for path in folder.iterdir() if path.suffix not in (".cache", "")]
+
+
+def test_what_an_interrupted_build_left_of_other_files_is_removed(root: Path) -> None:
+    folder = root / cache_build.CACHE_FOLDER
+    folder.mkdir()
+    stale = [folder / f"{CHAIR}-32-0123456789abcdef0123.cache{suffix}" for suffix in (".partial", ".journal", "")]
+    kept = folder / f"{CHAIR}-64-0123456789abcdef0123.cache.partial"  # of another resolution, perhaps being built
+    for path in (*stale, kept):
+        path.write_bytes(b"something")
+    opened(root)
+    assert not any(path.exists() for path in stale)
+    assert kept.exists()
 
 
 def test_processes_write_the_same_file_as_threads(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -291,8 +427,8 @@ def test_decoding_processes_end_with_the_process_that_started_them(
     process = start(
         "import os, time; from multiprocessing import get_context\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
-        "from hvd_r2n2.data.cache_build import _end_with_parent\n"
-        "pool = ProcessPoolExecutor(1, mp_context=get_context('spawn'), initializer=_end_with_parent)\n"
+        "from hvd_r2n2.data.cache_build import _serve_parent\n"
+        "pool = ProcessPoolExecutor(1, mp_context=get_context('spawn'), initializer=_serve_parent)\n"
         "print('worker', pool.submit(os.getpid).result(), flush=True); time.sleep(600)"
     )
     worker = int(line_with(process, "worker").split()[1])

@@ -18,7 +18,7 @@ from hvd_r2n2.data.dataset import open_dataset
 from hvd_r2n2.data.labelled import LabelledPictures, LabelledRenderings, category_names
 from hvd_r2n2.data.loader import Batch, evaluation_batches, prepare_labelled, training_batches
 from hvd_r2n2.data.picture_folder import PictureFolder, list_classes, open_picture_folder
-from hvd_r2n2.data.sampler import global_batch
+from hvd_r2n2.data.sampler import EpochOrders, global_batch
 from hvd_r2n2.data.splits import split_r2n2
 
 CHAIR, LAMP = "03001627", "03636649"
@@ -248,7 +248,7 @@ def test_a_batch_has_the_pictures_crops_and_masks_of_its_samples(folder: Path) -
     dataset = opened(folder)
     seen = set()
     for batch in take(dataset):
-        places = global_batch(len(dataset.train), 6, 3, batch.step)
+        places = global_batch(EpochOrders(len(dataset.train), 3), 6, batch.step)
         assert batch.num_images == 6
         assert batch.indices.tolist() == [dataset.train[place.position] for place in places]
         images_BCHW, labels_B, masks = prepare_labelled(batch, dataset.framing, CPU)

@@ -9,10 +9,11 @@ import torch
 
 from hvd_r2n2.config import DataConfig
 from hvd_r2n2.data import loader
-from hvd_r2n2.data.augment import augment, centre_crop, draw_sample
+from hvd_r2n2.data.augment import augment, centre_crop, draw_batch
 from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.data.loader import Batch, BatchStream, evaluation_batches, prepare_batch, training_batches
-from hvd_r2n2.data.sampler import global_batch, num_views_of_step
+from hvd_r2n2.data.packed import Rectangles
+from hvd_r2n2.data.sampler import EpochOrders, global_batch, num_views_of_step
 
 CHAIR = "03001627"
 CPU = torch.device("cpu")
@@ -62,17 +63,17 @@ def assert_same(one: Sequence[Batch], other: Sequence[Batch]) -> None:
 def test_a_batch_holds_the_samples_that_the_pure_functions_say(dataset: Dataset) -> None:
     indices = np.array([9, 2, 5, 7, 0, 3, 1])
     for batch in take(training(dataset, indices=indices)):
-        places = global_batch(7, 6, 3, batch.step)
+        places = global_batch(EpochOrders(7, 3), 6, batch.step)
         num_views = num_views_of_step(3, batch.step, 1, 3)
         assert batch.images_VBHWC.shape == (num_views, 6, 137, 137, 4)
         assert batch.indices.tolist() == [indices[place.position] for place in places]
         for position, place in enumerate(places):
             sample = int(indices[place.position])
-            drawn = draw_sample(3, place.epoch, sample, num_views=num_views, num_renderings=2)
+            (views,), drawn = draw_batch(3, [(place.epoch, sample)], num_views=num_views, num_renderings=2)
             assert batch.samples[position] == str(dataset.refs[sample])
-            np.testing.assert_array_equal(batch.images_VBHWC[:, position], dataset.images(sample, drawn.views))
+            np.testing.assert_array_equal(batch.images_VBHWC[:, position], dataset.images(sample, views))
             np.testing.assert_array_equal(batch.targets[position], dataset.occupancy(sample))
-            np.testing.assert_array_equal(batch.draws.offsets_VB2[:, position], drawn.offsets_V2)
+            assert torch.equal(batch.draws.offsets_VB2[:, position], drawn.offsets_VB2[:, 0])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -192,14 +193,14 @@ def test_an_error_while_reading_is_raised_with_the_samples_name_where_its_batch_
     healthy = take(training(dataset, steps=(0, 2)))
     broken = next(index for index in range(1, 11) if index not in healthy[0].indices.tolist())
     assert broken in healthy[1].indices.tolist()
-    occupancy = dataset.occupancy
+    rectangles = dataset.rectangles
 
-    def fail(index: int) -> np.ndarray:
+    def fail(index: int, views: Sequence[int]) -> Rectangles:
         if index == broken:
             raise OSError("the disk is gone")
-        return occupancy(index)
+        return rectangles(index, views)
 
-    monkeypatch.setattr(dataset, "occupancy", fail)
+    monkeypatch.setattr(dataset, "rectangles", fail)
     stream = training(dataset, steps=(0, 5))
     assert_same([next(stream)], healthy[:1])
     with pytest.raises(OSError, match=rf"reading sample {dataset.refs[broken]} for step 1: the disk is gone"):

@@ -1,8 +1,15 @@
 import numpy as np
 import pytest
 
-from hvd_r2n2.data.random_numbers import Purpose, raw_numbers, uniform_numbers
-from hvd_r2n2.data.sampler import epoch_order, evaluation_chunks, global_batch, num_views_of_step, rank_slice
+from hvd_r2n2.data.random_numbers import Purpose, raw_numbers, uniform_numbers, uniform_rows
+from hvd_r2n2.data.sampler import (
+    EpochOrders,
+    epoch_order,
+    evaluation_chunks,
+    global_batch,
+    num_views_of_step,
+    rank_slice,
+)
 
 MASK = 2**64 - 1
 
@@ -34,6 +41,21 @@ def test_a_longer_request_begins_with_the_shorter_one_and_streams_differ() -> No
     assert len(streams) == len(keys) * len(Purpose)
 
 
+def test_rows_are_the_streams_one_by_one() -> None:
+    counters = [(0, 0), (5, 11), (11, 5), (2**40, 3), (0, 0)]
+    rows = uniform_rows(Purpose.SAMPLE, 7, counters, 9)
+    for row, (major, minor) in zip(rows, counters, strict=True):
+        np.testing.assert_array_equal(row, uniform_numbers(Purpose.SAMPLE, 7, major, minor, 9))
+
+
+def test_steps_in_any_order_have_the_samples_of_their_own_epoch() -> None:
+    """Threads make batches ahead, and an order that is remembered must not be taken for another epoch's."""
+    orders = EpochOrders(5, 4)
+    for step in (9, 0, 4, 0, 9, 2):
+        for number, place in enumerate(global_batch(orders, 3, step), start=3 * step):
+            assert (place.epoch, place.position) == (number // 5, epoch_order(5, 4, number // 5)[number % 5])
+
+
 def test_an_epoch_is_a_permutation_that_changes_with_seed_and_epoch() -> None:
     orders = [epoch_order(50, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
     for order in orders:
@@ -49,7 +71,8 @@ def test_first_places_are_uniform_over_the_epochs() -> None:
 
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(8, 6), (10, 5), (3, 7), (1, 2)])
 def test_the_steps_follow_the_epochs_without_a_gap(num_samples: int, batch_size: int) -> None:
-    places = [place for step in range(10) for place in global_batch(num_samples, batch_size, 4, step)]
+    orders = EpochOrders(num_samples, 4)
+    places = [place for step in range(10) for place in global_batch(orders, batch_size, step)]
     assert len(places) == 10 * batch_size
     for number, place in enumerate(places):
         epoch, position = divmod(number, num_samples)

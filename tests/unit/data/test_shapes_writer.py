@@ -148,9 +148,11 @@ def test_a_writer_waits_for_another_and_says_so(tmp_path: Path) -> None:
     said: list[str] = []
     with (tmp_path / ".shapes.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        write_shapes(tmp_path, 1, categories=["bench"], num_views=1, report=said.append)  # there is nothing to make
+        assert said == []
         second = threading.Thread(
             target=write_shapes,
-            args=(tmp_path, 1),
+            args=(tmp_path, 2),
             kwargs={"categories": ["bench"], "num_views": 1, "report": said.append},
         )
         second.start()
@@ -160,7 +162,8 @@ def test_a_writer_waits_for_another_and_says_so(tmp_path: Path) -> None:
         assert second.is_alive()
     second.join(30)
     assert not second.is_alive()
-    assert said == [f"another process is writing shapes to {tmp_path}; waiting for it"]
+    assert said[0] == f"another process is writing shapes to {tmp_path}; waiting for it"
+    assert said[1].startswith("making 1 built-in shapes")
 
 
 def test_a_worker_that_dies_or_fails_is_reported_and_leaves_nothing(
