@@ -1,4 +1,7 @@
-"""`python -m hvd_r2n2.plan`: measure this machine, predict every split of a network over its devices, choose one."""
+"""`python -m hvd_r2n2.plan`: measure this machine, predict every split of a network over its devices, choose one.
+
+`python -m hvd_r2n2.plan scale`: predict clusters that are not here.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config, load_config, to_mapping
 from hvd_r2n2.measuring.comparison import for_random_batches
 from hvd_r2n2.measuring.runner import build_network
+from hvd_r2n2.measuring.scale_command import scale
 from hvd_r2n2.split.drawing import timeline
 from hvd_r2n2.training.machine_costs import Effort
 from hvd_r2n2.training.placement import Placement, place_rank
@@ -28,7 +32,8 @@ from hvd_r2n2.training.step import share_of_batch
 _DESCRIPTION = """\
 Measure what every layer takes on this machine, forward and backward, whole and in parts, and predict step time, memory
 a device and bubble of every strategy, cut and number of micro-batches, and of plain data parallelism over the same
-devices. Needs no data. What the settings fix (split.strategy, split.cut, split.micro_batches, …) is kept."""
+devices. Needs no data. What the settings fix (split.strategy, split.cut, split.micro_batches, …) is kept.
+`python -m hvd_r2n2.plan scale --help`: clusters that are not here."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ValueError: the settings are wrong, or no split that they allow is possible.
         OSError: a file cannot be written.
     """
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["scale"]:
+        scale(words[1:])
+        return
+    options = _parser().parse_args(words)
     if launch_facts().size > 1:
         raise ValueError("planning is for the devices of one rank: start it without mpirun, horovodrun or srun")
     keep_freed_memory()
@@ -48,7 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     share_of_batch(given, options.ranks)
     placement = place_rank(given, Alone(), _say)
     findings = _find(given, placement, options)
-    words = sys.argv[1:] if arguments is None else arguments
     _show(findings, placement)
     _write(findings, given, options, shlex.join(["python", "-m", "hvd_r2n2.plan", *words]))
 

@@ -1,4 +1,4 @@
-"""Imports point one way: doors -> measuring -> training -> {split, data, models, telemetry, comm} -> config, common."""
+"""Imports point one way: doors -> measuring -> training -> the middle rooms -> {config, common}."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "hvd_r2n2"
-MIDDLE = {"split", "data", "models", "telemetry", "comm"}
+MIDDLE = {"split", "scaling", "data", "models", "telemetry", "comm"}
 LEAVES = {"config", "common"}
 ROOMS = {"measuring", "training", *MIDDLE, *LEAVES}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,0 +1,104 @@
+"""What `plan scale` predicts: a step's costs, measured here or counted for another device, over clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from hvd_r2n2.comm import Alone
+from hvd_r2n2.common.hardware import find_hardware, find_versions
+from hvd_r2n2.config import Config, to_mapping
+from hvd_r2n2.measuring.comparison import for_random_batches
+from hvd_r2n2.measuring.runner import build_network
+from hvd_r2n2.measuring.step_costs import counted_workload, measured_workload
+from hvd_r2n2.scaling.comparison import Conditions, Row, compare
+from hvd_r2n2.scaling.devices import find_device
+from hvd_r2n2.scaling.workload import Workload
+from hvd_r2n2.training.machine_costs import Effort
+from hvd_r2n2.training.placement import place_rank
+from hvd_r2n2.training.planning import Report, check_possible, find_plans, make_job
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What was predicted."""
+
+    rows: tuple[Row, ...]
+    content: dict[str, Any]
+    """Everything, as plain data."""
+
+
+def measure_workload(config: Config, effort: Effort, report: Report) -> Workload:
+    """Measure what a step costs on this machine's devices, whole and split, up to the whole batch.
+
+    Raises:
+        ValueError: the settings are not possible here.
+    """
+    given = replace(config, split=replace(config.split, strategy="auto"))
+    random = for_random_batches(given)
+    placement = place_rank(given, Alone(), report)
+    job = make_job(random, *build_network(random, placement), len(placement.devices), 1)
+    check_possible(random.split, job)
+    found = find_plans(
+        random,
+        job,
+        placement.devices,
+        placement.threads_per_device,
+        ranks_of_host=1,
+        effort=effort,
+        report=report,
+    )
+    hardware = find_hardware()
+    return measured_workload(config, job, found.costs, f"measured on {', '.join(placement.names)} of {hardware.text}")
+
+
+def assume_workload(config: Config, device: str, share: float) -> Workload:
+    """Count what a step costs on a device that is not here: its published peak, of which a share is assumed.
+
+    Raises:
+        ValueError: the device is not known, has no peak for `train.dtype`, or the share is not possible.
+    """
+    dtype = config.train.dtype
+    rate = find_device(device).rate(dtype, share)
+    source = f"counted; assumed: {share:.0%} of the published {dtype} peak of {device}, {rate / 1e12:.3g} TFLOP/s"
+    return counted_workload(config, rate, source)
+
+
+def predict(config: Config, workload: Workload, conditions: Conditions, counts: Sequence[int], command: str) -> Scaling:
+    """Predict every arrangement over so many devices."""
+    rows, left_out = compare(workload, conditions, counts)
+    content = {
+        "command": command,
+        "workload": {
+            "name": workload.name,
+            "source": workload.source,
+            "gradient_bytes": workload.gradient_bytes,
+            "split_speedups": dict(workload.split_speedups),
+        },
+        "assumptions": {
+            "network": conditions.cluster.assumptions,
+            "cluster": asdict(conditions.cluster),
+            "fusion": asdict(conditions.fusion),
+            "spread": conditions.spread,
+            "algorithm": conditions.algorithm,
+            "storage": asdict(conditions.storage),
+            "price": conditions.price,
+        },
+        "rows": [row.as_dict() for row in rows],
+        "left_out": left_out,
+        "hardware": asdict(find_hardware()),
+        "versions": asdict(find_versions()),
+        "settings": to_mapping(config),
+    }
+    return Scaling(rows, content)
+
+
+def with_speedup(workload: Workload, speedup: float | None) -> Workload:
+    """Return the costs with what a split of two devices gains, where that is given."""
+    return workload if speedup is None else replace(workload, split_speedups={workload.batch_size: speedup})
+
+
+def about(command: str) -> dict[str, Any]:
+    """Say where costs were measured."""
+    return {"command": command, "hardware": asdict(find_hardware()), "versions": asdict(find_versions())}

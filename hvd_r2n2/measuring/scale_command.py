@@ -1,0 +1,124 @@
+"""The subcommand `python -m hvd_r2n2.plan scale`: its words, and what is done for them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from hvd_r2n2.common.extras import require
+from hvd_r2n2.common.memory import keep_freed_memory
+from hvd_r2n2.config import Config, load_config
+from hvd_r2n2.measuring.report import write_json
+from hvd_r2n2.measuring.scale import about, assume_workload, measure_workload, predict, with_speedup
+from hvd_r2n2.measuring.scale_report import draw_scaling, print_checks, print_scaling
+from hvd_r2n2.scaling.allreduce import find_algorithm
+from hvd_r2n2.scaling.comparison import Conditions, Storage, parse_ranks
+from hvd_r2n2.scaling.links import find_cluster
+from hvd_r2n2.scaling.published import check
+from hvd_r2n2.scaling.workload import Workload, read_workload, write_workload
+from hvd_r2n2.training.machine_costs import Effort
+
+_DESCRIPTION = """\
+Predict step time, efficiency and cost over clusters that are not here: plain data parallelism, split ranks of two
+devices and a mixture, with the batch of the settings over all devices (strong) and on each (weak). What a step costs is
+measured on this machine, read from --costs, or counted for --device at an assumed share of its published peak."""
+
+
+def scale(words: Sequence[str]) -> None:
+    """Predict, print and write.
+
+    Raises:
+        ValueError: a word or a setting is wrong.
+        OSError: a file cannot be read or written.
+    """
+    options = _parser().parse_args(words)
+    if options.check:
+        checks = check()
+        print_checks(checks)
+        if options.json is not None:
+            write_json(options.json, {"checks": [asdict(one) for one in checks]})
+        return
+    if options.picture is not None:
+        require("matplotlib.figure")  # before minutes are spent on measuring
+    config = load_config(options.config, options.overrides)
+    counts, conditions = parse_ranks(options.ranks), _conditions(options)
+    command = shlex.join(["python", "-m", "hvd_r2n2.plan", "scale", *words])
+    workload = with_speedup(_workload(config, options), _positive(options.split_speedup, "--split-speedup"))
+    if options.save_costs is not None:
+        write_workload(options.save_costs, workload, about(command))
+    found = predict(config, workload, conditions, counts, command)
+    print_scaling(found)
+    if options.json is not None:
+        write_json(options.json, found.content)
+    if options.picture is not None:
+        draw_scaling(options.picture, found)
+
+
+def _workload(config: Config, options: argparse.Namespace) -> Workload:
+    if options.costs is not None and options.device is not None:
+        raise ValueError("--costs and --device: costs come from one of them, leave the other out")
+    if options.costs is not None:
+        return read_workload(options.costs)
+    if options.device is not None:
+        return assume_workload(config, options.device, options.device_share)
+    keep_freed_memory()
+    effort = Effort(options.measure_steps, options.measure_seconds)
+    return measure_workload(config, effort, lambda text: print(text, file=sys.stderr, flush=True))
+
+
+def _conditions(options: argparse.Namespace) -> Conditions:
+    spread = options.spread
+    if not (math.isfinite(spread) and 0 <= spread < 1):
+        raise ValueError(f"--spread {spread:g} is not possible (from 0, below 1)")
+    gigabytes = _positive(options.shared_gb_per_s, "--shared-gb-per-s")
+    return Conditions(
+        find_cluster(options.network, options.devices_per_node),
+        spread=spread,
+        algorithm=find_algorithm(options.algorithm),
+        storage=Storage(
+            _positive(options.node_images_per_s, "--node-images-per-s"), None if gigabytes is None else gigabytes * 1e9
+        ),
+        price=_positive(options.price, "--price"),
+    )
+
+
+def _positive(value: float | None, name: str) -> float | None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} {value:g} is not possible (more than 0)")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hvd_r2n2.plan scale", description=_DESCRIPTION)
+    add = parser.add_argument
+    add("--config", type=Path, metavar="FILE", help="settings (YAML): network, batch, views, steps of the run")
+    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change one setting")
+    add("--ranks", default="1..4096", metavar="N..M", help="devices, doubling from N to M, or a list (1..4096)")
+    add(
+        "--network",
+        default="nvlink4+8*ndr",
+        metavar="INSIDE+BETWEEN",
+        help="links inside a node and between nodes, with the network cards a node (nvlink4+8*ndr)",
+    )
+    add("--devices-per-node", type=int, default=8, metavar="N", help="(8)")
+    add("--device", metavar="NAME", help="count the arithmetic for a device that is not here, such as h100")
+    add("--device-share", type=float, default=0.4, metavar="X", help="of its peak that is assumed to be reached (0.4)")
+    add("--costs", type=Path, metavar="FILE", help="costs of a step that --save-costs wrote, on any machine")
+    add("--save-costs", type=Path, metavar="FILE", help="write the costs of a step, for --costs")
+    add("--split-speedup", type=float, metavar="X", help="what a split over two devices gains, where not measured")
+    add("--spread", type=float, default=0.02, metavar="X", help="of ranks' times, for stragglers (0.02)")
+    add("--algorithm", default="best", help="of the allreduce: ring, hierarchical, or the better for each size (best)")
+    add("--node-images-per-s", type=float, metavar="X", help="what the loader of a node gives (never too slow)")
+    add("--shared-gb-per-s", type=float, metavar="X", help="what the file system gives all nodes (never too slow)")
+    add("--price", type=float, metavar="X", help="of a device for an hour, in any currency")
+    add("--measure-steps", type=int, default=3, metavar="N", help="runs of which medians are taken (3)")
+    add("--measure-seconds", type=int, default=10, metavar="S", help="about how long a run may take (10)")
+    add("--check", action="store_true", help="hold the model against published figures, and nothing else")
+    add("--json", type=Path, metavar="FILE", help="write everything")
+    add("--picture", type=Path, metavar="FILE", help="draw efficiency over devices (png, svg or pdf)")
+    return parser

@@ -1,0 +1,172 @@
+"""What a step costs on one device, to predict clusters from: measured here, or counted for a device elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hvd_r2n2.common.stages import Stage, run_stages
+from hvd_r2n2.config import Config
+from hvd_r2n2.data.camera import IMAGE_SIZE
+from hvd_r2n2.data.decode import CHANNELS
+from hvd_r2n2.measuring.arithmetic import count_arithmetic, with_counted_form
+from hvd_r2n2.models import Network
+from hvd_r2n2.scaling.overlap import Layer
+from hvd_r2n2.scaling.workload import Profile, Workload
+from hvd_r2n2.split import STRATEGIES
+from hvd_r2n2.split.costs import Costs
+from hvd_r2n2.split.planner import ONE_DEVICE, Job, Wanted, rank
+from hvd_r2n2.split.program import Program, Task
+from hvd_r2n2.split.rehearsal import unit_program
+from hvd_r2n2.training.inputs import random_inputs
+from hvd_r2n2.training.planning import make_job
+from hvd_r2n2.training.setup import build_model
+from hvd_r2n2.training.tasks import create_task
+
+_PICTURE_BYTES = 256 * 256 * 3
+"""Of a picture with a class, as it is cached."""
+
+
+def measured_workload(config: Config, job: Job, costs: Costs, source: str) -> Workload:
+    """Return a step's costs by samples, as the planner's measurements of calls have them.
+
+    Args:
+        config: the settings.
+        job: what was planned, of which the number of samples is the most that is asked for.
+        costs: what was measured.
+        source: where, for people.
+    """
+    sizes = _sizes(job.num_samples)
+    weights_bytes = sum(tensor.numel() * tensor.element_size() for tensor in job.model.parameters())
+    machine = costs.machine
+    return replace(
+        _empty(config, job),
+        source=source,
+        profiles=tuple(Profile(size, _layers(job, costs, size)) for size in sizes),
+        other_s=weights_bytes * (machine.norm_s_per_byte + machine.update_s_per_byte),
+        split_speedups=_split_speedups(job, costs, sizes),
+        split_devices=max(2, job.num_devices),
+    )
+
+
+def counted_workload(config: Config, flops_per_s: float, source: str) -> Workload:
+    """Return a step's costs from its arithmetic alone, at an assumed rate; in proportion to the samples.
+
+    Only multiplications and additions of products are counted, as `benchmark device` counts them. Nothing is computed
+    and nothing is measured; the optimizer is left out.
+    """
+    network = with_counted_form(config.model)
+    nowhere = torch.device("meta")
+    model = build_model(network, config.train.seed).to(nowhere)
+    job = make_job(replace(config, model=network), model, create_task(config).loss_stage(), 1, 1)
+    counts = [_flops(config, model, views) for views in job.view_counts]
+    totals = [count_arithmetic(network, 1, views) for views in job.view_counts]
+    factor = sum(total.backward for total in totals) / sum(total.forward for total in totals)
+    layers = []
+    for name, gradients in _pieces(job):
+        stages = [stage for stage in name.split() if stage in counts[0]]
+        forward_s = fmean(sum(of_views[stage] for stage in stages) for of_views in counts) / flops_per_s
+        layers.append(Layer(name, forward_s, factor * forward_s, gradients))
+    return replace(_empty(config, job), source=source, profiles=(Profile(1, tuple(layers)),))
+
+
+def _empty(config: Config, job: Job) -> Workload:
+    model, train = config.model, config.train
+    views = "" if model.classifies else f", {train.min_views} to {train.max_views} view(s)"
+    return Workload(
+        name=f"{model.name}, width {model.width:g}{views}, {train.dtype}",
+        source="",
+        profiles=(),
+        batch_size=train.batch_size,
+        steps=train.steps,
+        accumulation=train.accumulation,
+        images_per_sample=1.0 if model.classifies else fmean(range(train.min_views, train.max_views + 1)),
+        bytes_per_image=float(_PICTURE_BYTES if model.classifies else IMAGE_SIZE**2 * CHANNELS),
+    )
+
+
+def _sizes(most: int) -> tuple[int, ...]:
+    sizes = [1]
+    while 2 * sizes[-1] < most:
+        sizes.append(2 * sizes[-1])
+    return (*sizes, most) if most > 1 else (1,)
+
+
+def _layers(job: Job, costs: Costs, size: int) -> tuple[Layer, ...]:
+    """Give what the layers take with so many samples, as the mean over all numbers of views."""
+    programs = [unit_program(job.stages, (size,), views) for views in job.view_counts]
+    gradients = dict(_pieces(job))
+    layers = []
+    for number, call in enumerate(programs[0].calls):
+        name = " ".join(call.piece.stages)
+        forward_s = fmean(costs.of(program, Task(number, "forward")).seconds for program in programs)
+        backward_s = fmean(_backward_s(costs, program, number) for program in programs)
+        layers.append(Layer(name, forward_s, backward_s, gradients[name]))
+    return tuple(layers)
+
+
+def _backward_s(costs: Costs, program: Program, number: int) -> float:
+    return costs.of(program, Task(number, "backward")).seconds
+
+
+def _pieces(job: Job) -> list[tuple[str, tuple[int, ...]]]:
+    """Give the pieces that have a backward run each, in order, with the bytes of the gradients complete after it.
+
+    Of weights that several pieces have, that is the first one's. Stages that are run once a view are one piece.
+    """
+    stages = {stage.name: stage for stage in job.stages}
+    seen, found = set[int](), []
+    for call in unit_program(job.stages, (1,), 1).calls:
+        own: list[int] = []
+        for name in call.piece.stages:
+            for tensor in stages[name].module.parameters():
+                if id(tensor) not in seen and tensor.requires_grad:
+                    own.append(tensor.numel() * tensor.element_size())
+                    seen.add(id(tensor))
+        found.append((" ".join(call.piece.stages), tuple(reversed(own))))
+    return found
+
+
+def _split_speedups(job: Job, costs: Costs, sizes: Sequence[int]) -> dict[int, float]:
+    """Give, by samples, how much faster than one device the best split is; none where there is but one device."""
+    found = {}
+    for size in sizes if job.num_devices > 1 else ():
+        with suppress(ValueError):  # no strategy is possible for so few
+            ranking = rank(replace(job, num_samples=size, accumulation=1), costs, Wanted())
+            one = ranking.best(ONE_DEVICE)
+            split = min((p.step_s for p in ranking.predictions if p.name in STRATEGIES), default=None)
+            if one is not None and split:
+                found[size] = one.step_s / split
+    return found
+
+
+class _Counted(nn.Module):
+    """A stage's module that adds up its arithmetic."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.flops = 0
+
+    def forward(self, *inputs: Any) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            outputs = self.module(*inputs)
+        self.flops += counter.get_total_flops()
+        return outputs
+
+
+def _flops(config: Config, model: Network, num_views: int) -> dict[str, int]:
+    """Count a forward pass of one sample, by stage; the loss, which is no product, is left out."""
+    counted = {stage.name: _Counted(stage.module) for stage in model.stages()}
+    stages: list[Stage] = [replace(stage, module=counted[stage.name]) for stage in model.stages()]
+    inputs = random_inputs(config, model, 1, num_views, torch.device("meta"))
+    with torch.no_grad():
+        run_stages(stages, inputs, {"logits"})
+    return {name: module.flops for name, module in counted.items()}

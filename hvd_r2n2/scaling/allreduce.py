@@ -1,0 +1,97 @@
+"""What an allreduce takes over a cluster: as one flat ring, or in rings inside nodes and between them.
+
+Legend: n ranks, S bytes, k ranks a node, N nodes, a latency, B bandwidth.
+"""
+
+from __future__ import annotations
+
+import difflib
+from math import ceil, log2
+from typing import Literal
+
+from hvd_r2n2.scaling.links import Cluster, Link
+
+Algorithm = Literal["best", "ring", "hierarchical"]
+ALGORITHMS: tuple[Algorithm, ...] = ("best", "ring", "hierarchical")
+
+
+def ring_s(link: Link, num_ranks: int, size: float) -> float:
+    """Return the time of a ring over one link: 2 (n - 1) messages of S / n bytes after one another, all ranks at once.
+
+    With no latency that is 2 (n - 1) / n · S / B (Patarasuk and Yuan 2009). One rank has nothing to do.
+    """
+    return 2 * (num_ranks - 1) * link.message_s(size / num_ranks, num_ranks)
+
+
+def flat_ring_s(cluster: Cluster, num_ranks: int, ranks_per_node: int, size: float) -> float:
+    """Return the time of one ring through all ranks of all nodes, neighbours on a node one after another.
+
+    A chunk goes 2 (n - 1) hops, one in k of them between nodes: latencies add up as in NCCL's own model
+    (`ncclTopoTuneModel` in `src/graph/tuning.cc`). Bytes go at the pace of the slowest link; a node's cards each have a
+    ring of their own.
+    """
+    if num_ranks <= ranks_per_node:
+        return ring_s(cluster.inside, num_ranks, size)
+    inside, between = cluster.inside, cluster.between
+    chunk = size / num_ranks
+    between_s = between.message_s(chunk, num_ranks, cluster.cards_per_node)
+    if ranks_per_node == 1:
+        return 2 * (num_ranks - 1) * between_s
+    latency_s = (
+        (ranks_per_node - 1) * inside.message_s(0, num_ranks) + between.message_s(0, num_ranks)
+    ) / ranks_per_node
+    bytes_s = max(
+        inside.message_s(chunk, num_ranks) - inside.message_s(0, num_ranks),
+        between_s - between.message_s(0, num_ranks),
+    )
+    return 2 * (num_ranks - 1) * (latency_s + bytes_s)
+
+
+def hierarchical_s(cluster: Cluster, num_ranks: int, ranks_per_node: int, size: float) -> float:
+    """Return the time of Horovod's hierarchical allreduce: sum inside each node, ring between nodes, hand out inside.
+
+    Inside: a reduce-scatter and an allgather, (k - 1) messages of S / k each. Between: the k ranks of a node have a
+    ring each for their part of S / k bytes, all at once over its cards: 2 (N - 1) messages of S / N bytes a node.
+    """
+    if num_ranks <= ranks_per_node:
+        return ring_s(cluster.inside, num_ranks, size)
+    num_nodes = ceil(num_ranks / ranks_per_node)
+    inside_s = 2 * (ranks_per_node - 1) * cluster.inside.message_s(size / ranks_per_node, ranks_per_node)
+    between_s = cluster.between.message_s(size / num_nodes, num_nodes, cluster.cards_per_node)
+    return inside_s + 2 * (num_nodes - 1) * between_s
+
+
+def allreduce_s(
+    cluster: Cluster, num_ranks: int, ranks_per_node: int, size: float, algorithm: Algorithm = "best"
+) -> float:
+    """Return the time of an allreduce of so many bytes; `best` takes the faster one for this size."""
+    if num_ranks == 1:
+        return 0.0
+    found = {
+        "ring": flat_ring_s(cluster, num_ranks, ranks_per_node, size),
+        "hierarchical": hierarchical_s(cluster, num_ranks, ranks_per_node, size),
+    }
+    call_s = (cluster.inside if num_ranks <= ranks_per_node else cluster.between).call_s
+    return call_s + (min(found.values()) if algorithm == "best" else found[algorithm])
+
+
+def negotiation_s(cluster: Cluster, num_ranks: int, ranks_per_node: int) -> float:
+    """Return how long ranks need to agree on what is ready everywhere: up a binary tree and down again."""
+    if num_ranks == 1:
+        return 0.0
+    link = cluster.inside if num_ranks <= ranks_per_node else cluster.between
+    return 2 * ceil(log2(num_ranks)) * link.message_s(0, min(num_ranks, ranks_per_node))
+
+
+def find_algorithm(name: str) -> Algorithm:
+    """Return an algorithm by its name.
+
+    Raises:
+        ValueError: it is not known; names the nearest.
+    """
+    for algorithm in ALGORITHMS:
+        if name == algorithm:
+            return algorithm
+    near = difflib.get_close_matches(name, ALGORITHMS, 1, 0.4)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(f"algorithm {name!r} is not known, {hint}(known: {', '.join(ALGORITHMS)})")

@@ -1,0 +1,65 @@
+"""`plan scale` from its words to its files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hvd_r2n2.config import load_config
+from hvd_r2n2.measuring.scale import assume_workload
+from hvd_r2n2.models import create_model
+from hvd_r2n2.plan import main
+
+SMALL = ("--set", "model.width=0.05", "--set", "train.batch_size=2", "--set", "train.max_views=2")
+
+
+def test_counted_costs_are_the_arithmetic_over_the_rate() -> None:
+    config = load_config(None, ["model.width=1", "train.min_views=3", "train.max_views=3"])
+    workload = assume_workload(config, "h100", 0.5)
+    forward_s = sum(layer.forward_s for layer in workload.layers(1))
+    assert forward_s == pytest.approx(2 * (10.54 + 3 * 4.26) * 1e9 / 33.5e12, rel=1e-3)
+    parameters = create_model("res3d-gru-3", width=1).parameters()
+    assert workload.gradient_bytes == 4 * sum(parameter.numel() for parameter in parameters)
+
+
+def test_costs_are_measured_written_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    costs, first, again = (str(tmp_path / name) for name in ("costs.json", "first.json", "again.json"))
+    effort = ("--measure-steps", "1", "--measure-seconds", "1", "--set", "train.device=cpu")
+    main(["scale", *SMALL, *effort, "--ranks", "1..2", "--save-costs", costs, "--json", first])
+    main(["scale", *SMALL, "--ranks", "1..2", "--costs", costs, "--json", again, "--price", "3"])
+    found, read = (json.loads(Path(name).read_text()) for name in (first, again))
+    assert [row["step"] for row in found["rows"]] == [row["step"] for row in read["rows"]]
+    assert {row["arrangement"] for row in read["rows"]} == {"data parallel", "split ranks"}
+    assert all(row["cost"] == pytest.approx(3 * row["device_hours"]) for row in read["rows"])
+    assert "efficiency" in capsys.readouterr().out
+
+
+def test_check_prints_published_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["scale", "--check", "--json", str(tmp_path / "check.json")])
+    assert "VGG-16" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "check.json").read_text())["checks"]) == 12
+
+
+def test_picture_is_drawn(tmp_path: Path) -> None:
+    picture = tmp_path / "scale.png"
+    main(["scale", *SMALL, "--device", "h100", "--ranks", "1..4", "--picture", str(picture)])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--device", "h101"], r"device 'h101' is not known, did you mean h"),
+        (["--device", "p100", "--set", "train.dtype=bfloat16"], r"no published peak for train\.dtype=bfloat16"),
+        (["--device", "h100", "--device-share", "2"], r"--device-share 2 is not possible"),
+        (["--device", "h100", "--spread", "-1"], r"--spread -1 is not possible"),
+        (["--device", "h100", "--price", "0"], r"--price 0 is not possible"),
+        (["--device", "h100", "--algorithm", "rings"], r"algorithm 'rings' is not known, did you mean ring"),
+        (["--device", "h100", "--network", "nvlink4+ndrr"], r"did you mean ndr"),
+        (["--device", "h100", "--devices-per-node", "0"], r"0 devices per node"),
+        (["--device", "h100", "--costs", "x.json"], r"leave the other out"),
+    ],
+)
+def test_wrong_words_are_named(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        main(["scale", *words])
