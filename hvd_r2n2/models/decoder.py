@@ -47,7 +47,8 @@ class ActivatedConv(GridStage):
 
     def forward(self, inputs_BCDHW: Tensor) -> Tensor:
         """Give the activated convolution BCDHW."""
-        return convolve(self.conv, inputs_BCDHW, self.options, slab=self.slab)
+        # Of a slab, the next stage keeps a copy that also has the neighbours' planes.
+        return convolve(self.conv, inputs_BCDHW, self.options, slab=self.slab, keeps_sign=self.slab)
 
 
 class ActivatedUnpoolConv(GridStage):

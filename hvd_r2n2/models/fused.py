@@ -37,6 +37,8 @@ class ConvSettings:
     """Of a leaky ReLU of the result."""
     drops_last: int = 0
     """Leave out so many last planes of the result, which is activated."""
+    keeps_sign: bool = False
+    """Keep for backward the sign of an activated result, a byte a cell, where nobody else keeps the result."""
 
 
 def can_fuse(inputs: Tensor) -> bool:
@@ -84,7 +86,8 @@ class _FusedConv(torch.autograd.Function):
             kernel = transposed_weight(kernel, settings.groups)
         compute = _plainly if dtype == torch.float64 else _by_onednn  # which has no float64
         outputs = compute(own_inputs, kernel, own_bias, settings, None if added is None else added.to(dtype))
-        ctx.save_for_backward(own_inputs, kernel, None if settings.slope is None else outputs)
+        activated = None if settings.slope is None else outputs > 0 if settings.keeps_sign else outputs
+        ctx.save_for_backward(own_inputs, kernel, activated)
         ctx.settings = settings
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (inputs, weight, bias, added)]
         ctx.weight_id = id(weight)
@@ -94,9 +97,9 @@ class _FusedConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         settings: ConvSettings = ctx.settings
-        inputs, kernel, outputs = ctx.saved_tensors
-        if outputs is not None:
-            gradient = _before_activation(gradient, outputs, settings)
+        inputs, kernel, activated = ctx.saved_tensors
+        if activated is not None:
+            gradient = _before_activation(gradient, activated, settings)
         wants_inputs = ctx.needs_input_grad[0] and not inputs_come_later()
         is_weight_now = not weight_comes_later(ctx.weight_id)
         wants_weight, wants_bias = (wanted and is_weight_now for wanted in ctx.needs_input_grad[1:3])
@@ -162,15 +165,19 @@ def _computing_dtype(inputs: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
 
 
-def _before_activation(gradient: Tensor, outputs: Tensor, settings: ConvSettings) -> Tensor:
-    """Give the gradient of what the leaky ReLU was given; laid out as the outputs, whatever the gradient's layout."""
+def _before_activation(gradient: Tensor, activated: Tensor, settings: ConvSettings) -> Tensor:
+    """Give the gradient of what the leaky ReLU was given; laid out as its result, whatever the gradient's layout."""
     assert settings.slope is not None
-    found = torch.empty_like(outputs)
-    kept, kept_outputs = found, outputs
+    found = torch.empty_like(activated, dtype=gradient.dtype)
+    kept = found
     if settings.drops_last:
-        kept, kept_outputs = (tensor[:, :, : -settings.drops_last] for tensor in (found, outputs))
+        kept, activated = (tensor[:, :, : -settings.drops_last] for tensor in (found, activated))
         found[:, :, -settings.drops_last :] = 0
-    torch.ops.aten.leaky_relu_backward.grad_input(gradient, kept_outputs, settings.slope, True, grad_input=kept)
+    if settings.keeps_sign:
+        torch.mul(gradient, settings.slope, out=kept)
+        torch.where(activated, gradient, kept, out=kept)
+    else:
+        torch.ops.aten.leaky_relu_backward.grad_input(gradient, activated, settings.slope, True, grad_input=kept)
     return found
 
 

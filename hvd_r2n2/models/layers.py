@@ -135,12 +135,17 @@ def convolve(
     *,
     slab: bool = False,
     added: Tensor | None = None,
+    keeps_sign: bool = False,
 ) -> Tensor:
-    """Give the convolution and its leaky ReLU, or else plus what is `added`; NCHW or NCDHW, slabs as `SameConv3d`."""
+    """Give the convolution and its leaky ReLU, or else plus what is `added`; NCHW or NCDHW, slabs as `SameConv3d`.
+
+    With `keeps_sign` backward does not need the result, see `ConvSettings`.
+    """
     if "fused" in options.rewrites and can_fuse(inputs):
         side = conv.kernel_size[0] // 2
         padding = (side, side) if inputs.ndim == 4 else (0 if slab else side, side, side)
-        settings = ConvSettings(padding, conv.groups, slope=options.leaky_slope if added is None else None)
+        slope = options.leaky_slope if added is None else None
+        settings = ConvSettings(padding, conv.groups, slope=slope, keeps_sign=keeps_sign)
         return fused_conv(inputs, conv.weight, conv.bias, settings, added)
     outputs: Tensor = conv(inputs, slab=slab) if isinstance(conv, SameConv3d) else conv(inputs)
     return activate_(outputs, options) if added is None else outputs + added
@@ -208,7 +213,8 @@ def convolve_unpooled(
     if "fused" in options.rewrites and can_fuse(inputs_BCDHW):
         # Two planes too many, for oneDNN is ten times slower where a stride does not divide the output.
         dropped = 2 if slab else 0
-        settings = ConvSettings((side,) * 3, conv.groups, True, (1, 1, 1), options.leaky_slope, dropped)
+        # Of a slab, the next stage keeps a copy that also has the neighbours' planes.
+        settings = ConvSettings((side,) * 3, conv.groups, True, (1, 1, 1), options.leaky_slope, dropped, slab)
         return fused_conv(inputs_BCDHW, conv.weight, conv.bias, settings)
     weight = transposed_weight(conv.weight, conv.groups)
     outputs = F.conv_transpose3d(inputs_BCDHW, weight, conv.bias, 2, side, (0 if slab else 1, 1, 1), conv.groups)

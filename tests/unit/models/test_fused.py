@@ -20,8 +20,9 @@ CASES = {
     "slab": (ConvSettings((0, 1, 1), slope=0.1), (3, 8, 4, 5, 6), (6, 8, 3, 3, 3)),
     "doubling": (ConvSettings((1, 1, 1), 1, True, (1, 1, 1), 0.1), (3, 8, 4, 5, 3), (6, 8, 3, 3, 3)),
     "doubling, groups": (ConvSettings((1, 1, 1), 2, True, (0, 1, 1), 0.1), (3, 8, 4, 5, 3), (6, 4, 3, 3, 3)),
+    "slab, its sign": (ConvSettings((0, 1, 1), slope=0.1, keeps_sign=True), (3, 8, 4, 5, 6), (6, 8, 3, 3, 3)),
     "doubling slab": (
-        ConvSettings((1, 1, 1), 1, True, (1, 1, 1), 0.1, drops_last=2),
+        ConvSettings((1, 1, 1), 1, True, (1, 1, 1), 0.1, drops_last=2, keeps_sign=True),
         (3, 8, 4, 5, 3),
         (6, 8, 3, 3, 3),
     ),
