@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from hvd_r2n2.common.hardware import bfloat16_hardware
 from hvd_r2n2.config import Config
+from hvd_r2n2.measuring.arithmetic import count_arithmetic
 from hvd_r2n2.measuring.arms import ArmSpec
 from hvd_r2n2.measuring.comparison import Request, for_random_batches, views_of
 from hvd_r2n2.measuring.device_arms import (
@@ -18,10 +21,12 @@ from hvd_r2n2.measuring.device_arms import (
 )
 from hvd_r2n2.measuring.device_result import device_entries, machine_rates
 from hvd_r2n2.measuring.machine import Machine
+from hvd_r2n2.measuring.matrix import quick_rate
 from hvd_r2n2.measuring.report import origin
 from hvd_r2n2.measuring.rounds import measure
 
 Part = Literal["training", "inference", "single"]
+_LONGEST_STEP_S = 120.0
 PARTS: tuple[Part, ...] = ("training", "inference", "single")
 """Training steps, inference of batches, inference of one sample with one view."""
 
@@ -60,7 +65,12 @@ def compare_device(
     arms = device_arms(config, names, changes)
     title = _title(config, machine)
     request.report(title)
-    notes = _notes(config, machine, arms)
+    left_out: dict[str, str] = {}
+    if bfloat16_hardware(machine.device_type) is None:
+        rate = quick_rate("bfloat16", torch.device(machine.device_type))
+        left_out = arms_in_software(arms, config, rate, names or ())
+    arms = tuple(arm for arm in arms if arm.name not in left_out)
+    notes = [*_notes(config, machine, arms), *(f"{name}: left out: {reason}" for name, reason in left_out.items())]
     for note in notes:
         request.report(note)
     found: dict[str, dict[str, Any]] = {arm.name: {"name": arm.name, "settings": list(arm.overrides)} for arm in arms}
@@ -88,6 +98,7 @@ def compare_device(
     content = {
         "benchmark": "device",
         "arms": list(found.values()),
+        "left_out": left_out,
         "matrix_rates": rates,
         "notes": notes,
         "bfloat16_hardware": bfloat16_hardware(machine.device_type),
@@ -127,7 +138,31 @@ def _notes(config: Config, machine: Machine, arms: Sequence[ArmSpec]) -> list[st
     notes = [f"{name}: the same as {default}" for name, default in same_as_defaults(config, arms).items()]
     if bfloat16_hardware(machine.device_type) is None:
         notes.append(
-            f"this machine's {machine.device_type.upper()} has no hardware for bfloat16: default-bfloat16 is measured "
-            "all the same, but computes in software"
+            f"this machine's {machine.device_type.upper()} has no hardware for bfloat16: it computes in software"
         )
     return notes
+
+
+def arms_in_software(
+    arms: Sequence[ArmSpec], config: Config, flop_per_s: float, named: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return which arms in bfloat16 are left out, and why: those whose steps would take minutes, unless they are named.
+
+    Args:
+        arms: all arms.
+        config: the settings that they differ from.
+        flop_per_s: what the machine does in bfloat16 without hardware for it.
+        named: what --arms names.
+    """
+    found = {}
+    for arm in arms:
+        own = arm.config(config)
+        if own.train.dtype != "bfloat16" or arm.name in named:
+            continue
+        step_s = count_arithmetic(own.model, own.train.batch_size, views_of(config)).step / flop_per_s
+        if step_s > _LONGEST_STEP_S:
+            found[arm.name] = (
+                f"in bfloat16, which this machine computes in software, a step would take some {step_s / 60:.0f} "
+                f"minutes (--arms {arm.name} measures it all the same)"
+            )
+    return found

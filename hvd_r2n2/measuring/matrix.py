@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -24,6 +25,9 @@ _SHAPES = {
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _PRODUCTS = 2
 """Of each shape in a step, each one timed: the better one counts."""
+_QUICK_SIDE = 256
+_LONGEST_S = 1.0
+"""Of a product; where it would take longer, as it does in software, all sides are halved until it does not."""
 
 
 class MatrixRunner:
@@ -44,8 +48,10 @@ class MatrixRunner:
         if self.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = True
         dtype, generator = _DTYPES[config.train.dtype], torch.Generator().manual_seed(config.train.seed)
+        rate = quick_rate(config.train.dtype, self.device)
         self._pairs: dict[str, tuple[Tensor, Tensor]] = {}
-        for rows, inner, columns in _SHAPES[self.device.type]:
+        for shape in _SHAPES[self.device.type]:
+            rows, inner, columns = short_enough(shape, rate)
             left, right = (
                 torch.randn(rows, inner, generator=generator),
                 torch.randn(inner, columns, generator=generator),
@@ -61,7 +67,7 @@ class MatrixRunner:
         """Multiply each pair."""
         with torch.inference_mode():
             self._parts_s = {
-                name: min(self._product_s(*pair) for _ in range(_PRODUCTS)) for name, pair in self._pairs.items()
+                name: min(_product_s(*pair) for _ in range(_PRODUCTS)) for name, pair in self._pairs.items()
             }
         return StepReport(0.0, 0.0, 0.0, 0.0)
 
@@ -76,12 +82,28 @@ class MatrixRunner:
     def close(self) -> None:
         """Do nothing."""
 
-    def _product_s(self, left: Tensor, right: Tensor) -> float:
-        start = time.perf_counter()
-        left @ right
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter() - start
+
+def _product_s(left: Tensor, right: Tensor) -> float:
+    start = time.perf_counter()
+    left @ right
+    if left.is_cuda:
+        torch.cuda.synchronize(left.device)
+    return time.perf_counter() - start
+
+
+def quick_rate(name: str, device: torch.device) -> float:
+    """Return about how many floating-point operations a second the device does in `train.dtype`: of small products."""
+    dtype = _DTYPES[name]
+    pair = torch.ones(_QUICK_SIDE, _QUICK_SIDE, device=device, dtype=dtype)
+    return 2 * _QUICK_SIDE**3 / min(_product_s(pair, pair) for _ in range(1 + _PRODUCTS))
+
+
+def short_enough(shape: tuple[int, int, int], rate: float) -> tuple[int, ...]:
+    """Halve the sides of a product until it takes a second at most, at so many floating-point operations a second."""
+    sides: tuple[int, ...] = shape
+    while 2 * math.prod(sides) / rate > _LONGEST_S:
+        sides = tuple(side // 2 for side in sides)
+    return sides
 
 
 def matrix_rates(steps: Sequence[Done]) -> dict[str, float]:

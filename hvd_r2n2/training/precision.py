@@ -6,6 +6,9 @@ import contextlib
 
 import torch
 
+from hvd_r2n2.comm import Communicator
+from hvd_r2n2.common.hardware import bfloat16_hardware
+
 DTYPES = ("float32", "bfloat16", "float64")
 """The names there are; bfloat16 is autocast over float32 weights."""
 
@@ -20,3 +23,17 @@ def autocast(name: str, device: torch.device) -> contextlib.AbstractContextManag
     if name == "bfloat16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def slow_ranks(name: str, device: torch.device, communicator: Communicator) -> str | None:
+    """Return a warning if ranks compute the type in software; all ranks call it, each with its own device."""
+    if name != "bfloat16":
+        return None
+    hardware = communicator.all_gather_object(bfloat16_hardware(device.type))
+    without = [str(rank) for rank, found in enumerate(hardware) if found is None]
+    if not without:
+        return None
+    return (
+        f"warning: train.dtype=bfloat16: rank(s) {', '.join(without)} have no hardware for it and compute in software, "
+        "a hundred times slower and more (use train.dtype=float32)"
+    )

@@ -29,7 +29,7 @@ from hvd_r2n2.training.checkpoint import (
 from hvd_r2n2.training.consistency import broadcast_parameters, check_equal, check_same_start, parameter_digest
 from hvd_r2n2.training.loop import Run, train_steps
 from hvd_r2n2.training.placement import place_rank
-from hvd_r2n2.training.precision import weights_dtype
+from hvd_r2n2.training.precision import slow_ranks, weights_dtype
 from hvd_r2n2.training.run_lock import run_lock
 from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.start_times import StartTimes
@@ -150,6 +150,8 @@ def _prepare(
     )
     placement = place_rank(config, communicator, log.line)
     device = placement.devices[0]
+    if warning := slow_ranks(config.train.dtype, device, communicator):
+        log.line(warning)
     times.mark("ranks")
     # Before the data, which may take long to open. A checkpoint's weights replace the initial ones.
     network = config.model if checkpoint is None else replace(config.model, weights=None)

@@ -10,10 +10,11 @@ from hvd_r2n2.common.memory import DeviceMemory
 from hvd_r2n2.config import load_config
 from hvd_r2n2.measuring.arithmetic import count_arithmetic
 from hvd_r2n2.measuring.arms import ArmSpec
+from hvd_r2n2.measuring.device import arms_in_software
 from hvd_r2n2.measuring.device_arms import device_arms, for_inference
 from hvd_r2n2.measuring.device_result import device_entries, machine_rates
 from hvd_r2n2.measuring.inference import InferenceRunner
-from hvd_r2n2.measuring.matrix import MatrixRunner, matrix_rates
+from hvd_r2n2.measuring.matrix import MatrixRunner, matrix_rates, short_enough
 from hvd_r2n2.measuring.messages import Done
 from hvd_r2n2.measuring.operations import Operation, Profile
 from hvd_r2n2.measuring.result import ArmResult
@@ -90,6 +91,23 @@ def test_products_are_timed_by_shape() -> None:
     assert "2048x2048x2048" in seconds
     assert len(seconds) > 1
     assert min(seconds.values()) > 0
+
+
+def test_products_that_would_take_long_are_smaller() -> None:
+    assert short_enough((2048, 2048, 2048), 1e12) == (2048, 2048, 2048)
+    assert short_enough((2048, 2048, 2048), 2.0 * 2048**3) == (2048, 2048, 2048)
+    assert short_enough((2048, 2048, 2048), 1.9 * 2048**3) == (1024, 1024, 1024)
+    assert short_enough((16384, 1152, 128), 1e8) == (4096, 288, 32)
+
+
+def test_steps_in_software_that_take_minutes_are_left_out_unless_they_are_named() -> None:
+    arms = device_arms(CONFIG, None, [["half", "train.dtype=bfloat16"], ["single", "train.dtype=float32"]])
+    needed = count_arithmetic(CONFIG.model, CONFIG.train.batch_size, CONFIG.train.max_views).step
+    assert arms_in_software(arms, CONFIG, needed / 60) == {}
+    left_out = arms_in_software(arms, CONFIG, needed / 600)
+    assert list(left_out) == ["default-bfloat16", "half"]
+    assert all("10 minutes" in reason for reason in left_out.values())
+    assert list(arms_in_software(arms, CONFIG, needed / 600, ["default-bfloat16"])) == ["half"]
 
 
 def test_inference_gives_the_logits_of_its_batch_without_gradients() -> None:
