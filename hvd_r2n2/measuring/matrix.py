@@ -26,7 +26,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torc
 _PRODUCTS = 2
 """Of each shape in a step, each one timed: the better one counts."""
 _QUICK_SIDE = 256
-_LONGEST_S = 1.0
+_LONGEST_S = 0.3
 """Of a product; where it would take longer, as it does in software, all sides are halved until it does not."""
 
 
@@ -99,7 +99,7 @@ def quick_rate(name: str, device: torch.device) -> float:
 
 
 def short_enough(shape: tuple[int, int, int], rate: float) -> tuple[int, ...]:
-    """Halve the sides of a product until it takes a second at most, at so many floating-point operations a second."""
+    """Halve the sides of a product until it should take 0.3 s at most, at so many floating-point operations a second."""
     sides: tuple[int, ...] = shape
     while 2 * math.prod(sides) / rate > _LONGEST_S:
         sides = tuple(side // 2 for side in sides)

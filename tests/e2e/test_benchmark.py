@@ -166,7 +166,7 @@ def check_part(entry: dict[str, Any], samples: int, num_views: int, rate: float)
 
 def test_device_measures_plain_optimisations_and_defaults(temporary: Path, tmp_path: Path, python: Launcher) -> None:
     results = ("--json", tmp_path / "device.json", "--picture", tmp_path / "device.png")
-    chosen = ("--arms", "+unpool", "--arm", "half", "train.dtype=bfloat16", "train.accumulation=2")
+    chosen = ("--arms", "+unpool", "--arm", "parts", "train.accumulation=2")
     inference = ("--set", "evaluation.batch_size=2", "--set", "evaluation.views=1")
     done = python(*BENCHMARK, "device", *SHORT, *inference, *chosen, *results, environment={"TMPDIR": str(temporary)})
     assert done.returncode == 0, done.stdout + done.stderr
@@ -175,11 +175,11 @@ def test_device_measures_plain_optimisations_and_defaults(temporary: Path, tmp_p
     content = json.loads((tmp_path / "device.json").read_text())
     check_origin(content)
     arms = {arm["name"]: arm for arm in content["arms"]}
-    assert list(arms) == ["plain", "+unpool", "default-float32", "default-bfloat16", "half"]
+    assert list(arms) == ["plain", "+unpool", "default-float32", "default-bfloat16", "parts"]
     assert list(content["matrix_rates"]) == ["training", "inference", "single"]
     for name, arm in arms.items():
         assert name in done.stdout
-        assert arm["dtype"] == ("bfloat16" if name in ("default-bfloat16", "half") else "float32")
+        assert arm["dtype"] == ("bfloat16" if name == "default-bfloat16" else "float32")
         rates = {part: found[arm["dtype"]]["best"] for part, found in content["matrix_rates"].items()}
         check_part(arm, samples=4, num_views=2, rate=rates["training"])
         check_part(arm["inference"], samples=2, num_views=1, rate=rates["inference"])
