@@ -27,6 +27,7 @@ _SETTINGS = (
     "model.num_classes",
     "train.batch_size",
     "train.dtype",
+    "train.tf32",
     "train.recompute",
     "optimizer.name",
 )
