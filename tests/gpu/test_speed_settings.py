@@ -144,8 +144,7 @@ def test_channels_are_innermost_throughout(dtype: str) -> None:
         layouts[name] = tensor.is_contiguous(memory_format=layout)
 
     for name, module in model.named_modules():
-        # The recurrent unit's grids have sides of 4: their layout is left as it is.
-        if isinstance(module, (torch.nn.Conv2d, SameConv3d)) and not name.startswith("recurrence"):
+        if isinstance(module, (torch.nn.Conv2d, SameConv3d)):
             module.register_forward_hook(
                 lambda module, inputs, outputs, name=name: note(name, outputs)  # type: ignore[misc]
             )
