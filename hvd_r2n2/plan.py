@@ -9,7 +9,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +18,7 @@ from hvd_r2n2.comm import Alone, launch_facts, run_door
 from hvd_r2n2.common.files import replacing
 from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.common.memory import keep_freed_memory
-from hvd_r2n2.config import Config, load_config, to_mapping
+from hvd_r2n2.config import Config, load_config, to_mapping, with_overrides
 from hvd_r2n2.measuring.comparison import for_random_batches
 from hvd_r2n2.measuring.runner import build_network
 from hvd_r2n2.measuring.scale_command import scale
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     given = load_config(options.config, options.overrides)
     if given.split.strategy == "none":
-        given = replace(given, split=replace(given.split, strategy="auto"))
+        given = with_overrides(given, ["split.strategy=auto"], "planning")
     share_of_batch(given, options.ranks)
     placement = place_rank(given, Alone(), _say)
     findings = _find(given, placement, options)

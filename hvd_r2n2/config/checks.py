@@ -12,7 +12,7 @@ from hvd_r2n2.config.sections import Config, SplitConfig
 
 def check_config(config: Config) -> None:
     """Raise a ValueError that lists every impossible value and every setting that would be ignored."""
-    problems = [*_ranges(config), *_orders(config), *_split(config), *_ignored(config)]
+    problems = [*_ranges(config), *_orders(config), *_split(config), *_cuda_graphs(config), *_ignored(config)]
     if problems:
         raise ValueError("; ".join(problems))
 
@@ -156,6 +156,21 @@ def _split(config: Config) -> list[str]:
     return problems
 
 
+def _cuda_graphs(config: Config) -> list[str]:
+    """What does not go with CUDA graphs."""
+    train, strategy = config.train, config.split.strategy
+    if not train.cuda_graphs:
+        return []
+    problems = []
+    if train.device == "cpu":
+        problems.append("train.cuda_graphs: needs a GPU, but train.device=cpu")
+    if strategy != "none":
+        problems.append(f"train.cuda_graphs: is for one device a rank, but split.strategy={strategy} (leave one out)")
+    if train.recompute:
+        problems.append("train.cuda_graphs: does not go with train.recompute (leave one out)")
+    return problems
+
+
 def _ignored(config: Config) -> list[str]:
     """A setting that would be ignored is a mistake somewhere: say so instead."""
     optimizer, data, train = config.optimizer, config.data, config.train
@@ -177,6 +192,7 @@ def _ignored(config: Config) -> list[str]:
         ("data.shapes_seed", data.shapes_seed, data.root is None, "data.root=null (built-in shapes)"),
         ("data.validation_fraction", data.validation_fraction, data.split == "r2n2", "data.split=r2n2"),
         ("train.cpu_threads", train.cpu_threads, train.device != "cuda", "a CPU device"),
+        ("train.tf32", None if train.tf32 else False, train.device != "cpu", "a GPU"),
         ("train.spike_steps", train.spike_steps, train.spike_factor is not None, "train.spike_factor"),
         ("train.spike_action", train.spike_action, train.spike_factor is not None, "train.spike_factor"),
         ("model.num_classes", config.model.num_classes, config.model.classifies, "model.name=alexnet"),

@@ -85,6 +85,13 @@ class TrainConfig:
     """Micro-batches that each rank's share of the batch is cut into, one after the other."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Arithmetic; bfloat16 is autocast over float32 weights and gradients."""
+    tf32: bool = True
+    """GPUs only: products and convolutions of float32 numbers keep 10 of the 23 bits of their mantissas, and add up in
+    float32; false keeps all 23, which is several times slower. bfloat16 and float64 are not affected."""
+    cuda_graphs: bool = False
+    """GPUs only: forward and backward passes are captured once for each number of views, and then started by one call.
+    For one device a rank and few numbers of views. Gradients leave for the other ranks only after the backward pass, so
+    that communication does not overlap with it."""
     seed: int = 0
     """Seed of weights, order, views and augmentation."""
     min_views: int = 1

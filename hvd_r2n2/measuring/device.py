@@ -62,7 +62,7 @@ def compare_device(
     """
     config = for_random_batches(config)
     machine = Machine.find(config, num_devices=1)
-    arms = device_arms(config, names, changes)
+    arms = device_arms(config, names, changes, machine.device_type)
     title = _title(config, machine)
     request.report(title)
     left_out: dict[str, str] = {}
@@ -135,7 +135,14 @@ def _title(config: Config, machine: Machine) -> str:
 
 def _notes(config: Config, machine: Machine, arms: Sequence[ArmSpec]) -> list[str]:
     """Say what a reader of the figures must know."""
-    notes = [f"{name}: the same as {default}" for name, default in same_as_defaults(config, arms).items()]
+    same = same_as_defaults(config, arms, machine.device_type)
+    notes = [f"{name}: the same as {default}" for name, default in same.items()]
+    graphed = [arm.name for arm in arms if arm.config(config).train.cuda_graphs]
+    if graphed:
+        notes.append(
+            f"{', '.join(graphed)}: CUDA graphs are of training steps alone, inference has none; the profiler counts "
+            "their kernels as `other`"
+        )
     if bfloat16_hardware(machine.device_type) is None:
         notes.append(
             f"this machine's {machine.device_type.upper()} has no hardware for bfloat16: it computes in software"

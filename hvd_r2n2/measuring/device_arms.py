@@ -28,20 +28,29 @@ class Optimisation:
 
 _FURTHER: tuple[Optimisation, ...] = ()
 """Those besides the rewrites of the network, in the order in which they are added."""
+_OF_GPUS = (
+    Optimisation("+tf32", "train.tf32=false", "train.tf32=true"),
+    Optimisation("+cuda-graphs", "train.cuda_graphs=false", "train.cuda_graphs=true"),
+)
+"""Those that only a GPU has, after all others."""
 
 
-def optimisations(config: Config) -> tuple[Optimisation, ...]:
-    """Return those that a network has, in the order in which they are added."""
+def optimisations(config: Config, device_type: str) -> tuple[Optimisation, ...]:
+    """Return those that a network has on a kind of device, `cpu` or `cuda`, in the order in which they are added."""
     forms = [*("+".join(REWRITES[: number + 1]) for number in range(len(REWRITES) - 1)), "fast"]
     rewrites = [
         Optimisation(f"+{name}", "model.form=plain", f"model.form={form}")
         for name, form in zip(REWRITES, forms, strict=True)
     ]
-    return (*(() if config.model.classifies else rewrites), *_FURTHER)
+    of_device = _OF_GPUS if device_type == "cuda" else ()
+    return (*(() if config.model.classifies else rewrites), *_FURTHER, *of_device)
 
 
 def device_arms(
-    config: Config, names: Sequence[str] | None = None, changes: Sequence[Sequence[str]] = ()
+    config: Config,
+    names: Sequence[str] | None = None,
+    changes: Sequence[Sequence[str]] = (),
+    device_type: str = "cpu",
 ) -> tuple[ArmSpec, ...]:
     """Return the arms, the plain one first and the defaults last; all but the last compute in float32.
 
@@ -51,14 +60,15 @@ def device_arms(
         config: the settings that the defaults have; each arm has its own `train.dtype`.
         names: which of the optimisations to show; None for all. `ALWAYS` are there in any case.
         changes: NAME SECTION.KEY=VALUE …: settings of one of the arms, or a new arm that differs from default-float32.
+        device_type: where they run, `cpu` or `cuda`.
 
     Raises:
         ValueError: an unknown name, or settings that are not possible.
     """
-    added = _cumulative(config)
+    added = _cumulative(config, device_type)
     check_names(names, (*ALWAYS, *added))
     shown = [name for name in added if names is None or name in names]
-    arms = {PLAIN: ArmSpec(PLAIN, overrides=tuple(_switched_off(config).values()))}
+    arms = {PLAIN: ArmSpec(PLAIN, overrides=tuple(_switched_off(config, device_type).values()))}
     arms |= {name: added[name] for name in shown if added[name].config(config) != config}
     arms |= {name: ArmSpec(name) for name in (DEFAULT_FLOAT32, DEFAULT_BFLOAT16)}
     for name, *overrides in changes:
@@ -68,22 +78,23 @@ def device_arms(
     return tuple(_with_dtype(arm, config) for arm in arms.values())
 
 
-def same_as_defaults(config: Config, arms: Sequence[ArmSpec]) -> dict[str, str]:
+def same_as_defaults(config: Config, arms: Sequence[ArmSpec], device_type: str = "cpu") -> dict[str, str]:
     """Return which optimisations have no arm of their own since an arm of another name is the same: by name, that."""
     known = {arm.name for arm in arms}
-    same = [name for name, arm in _cumulative(config).items() if name not in known and arm.config(config) == config]
+    cumulative = _cumulative(config, device_type)
+    same = [name for name, arm in cumulative.items() if name not in known and arm.config(config) == config]
     return dict.fromkeys(same, DEFAULT_FLOAT32)
 
 
-def _switched_off(config: Config) -> dict[str, str]:
+def _switched_off(config: Config, device_type: str) -> dict[str, str]:
     """Return by key how all optimisations are switched off."""
-    return {_key(one.without): one.without for one in optimisations(config)}
+    return {_key(one.without): one.without for one in optimisations(config, device_type)}
 
 
-def _cumulative(config: Config) -> dict[str, ArmSpec]:
+def _cumulative(config: Config, device_type: str) -> dict[str, ArmSpec]:
     """Return by name an arm for each optimisation, in which those before it are on and those after it off."""
-    settings, arms = _switched_off(config), {}
-    for one in optimisations(config):
+    settings, arms = _switched_off(config, device_type), {}
+    for one in optimisations(config, device_type):
         settings[_key(one.with_it)] = one.with_it
         arms[one.name] = ArmSpec(one.name, overrides=tuple(settings.values()))
     return arms

@@ -16,6 +16,7 @@ from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.messages import Done
 from hvd_r2n2.training.engine import StepReport
 from hvd_r2n2.training.placement import place_rank
+from hvd_r2n2.training.precision import set_tf32
 
 _SHAPES = {
     # Rows, inner size, columns. A GPU needs larger ones; the long ones are what convolutions look like.
@@ -46,7 +47,7 @@ class MatrixRunner:
         self.notes: list[str] = []
         self.device = self.placement.devices[0]
         if self.device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = True
+            set_tf32(True)
         dtype, generator = _DTYPES[config.train.dtype], torch.Generator().manual_seed(config.train.seed)
         rate = quick_rate(config.train.dtype, self.device)
         self._pairs: dict[str, tuple[Tensor, Tensor]] = {}

@@ -102,7 +102,8 @@ class DistributedRunner:
 
     def step(self, inputs: Mapping[str, Tensor]) -> StepReport:
         """Take one step."""
-        parts, loss = self.config.train.accumulation, torch.zeros((), dtype=torch.float64)
+        parts = self.config.train.accumulation
+        loss = torch.zeros((), dtype=torch.float64, device=self.placement.devices[0])
         chunks = {name: t.chunk(parts, dim=self._module.samples_axis(name)) for name, t in inputs.items()}
         self._optimizer.zero_grad()
         for number in range(parts):
@@ -113,7 +114,7 @@ class DistributedRunner:
             ):
                 part = self._parallel({name: chunk[number] for name, chunk in chunks.items()}) / parts
                 part.backward()
-            loss += part.detach().double().cpu()
+            loss += part.detach()
         end = time.perf_counter()
         parameters = list(self.model.parameters())
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).item()

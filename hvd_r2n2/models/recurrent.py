@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hvd_r2n2.common.stages import NamedTensor, Read, Stage
 from hvd_r2n2.common.wide_linear import wide_linear
-from hvd_r2n2.models.layers import Block, GateConv3d, GridStage, GroupedLinear, reach
+from hvd_r2n2.models.layers import Block, GateConv3d, GridStage, GroupedLinear, channels_last, reach
 from hvd_r2n2.models.options import ReconstructionOptions
 
 HIDDEN_SIDE = 4
@@ -67,6 +67,14 @@ class _UnitStage(GridStage):
         halo = conv.kernel_size[0] - 1 if self.slab else 0
         return projection_BGCDHW.new_zeros(batch, conv.weight.shape[1] * conv.groups, planes + halo, *sides)
 
+    def laid_out(self, state_BCDHW: Tensor) -> Tensor:
+        """Lay the channels of what is convolved innermost on a GPU; a CPU takes it as it is.
+
+        Without that torch leaves grids in bfloat16 to slow kernels of its own where cuDNN is of version 9.8 to 9.14.
+        """
+        is_wanted = "layout" in self.rewrites and state_BCDHW.device.type == "cuda"
+        return channels_last(state_BCDHW) if is_wanted else state_BCDHW
+
 
 class GRUGates(_UnitStage):
     """u = σ(W_u h + x_u + b_u), r = σ(W_r h + x_r + b_r); gives u and r⊙h."""
@@ -82,6 +90,7 @@ class GRUGates(_UnitStage):
         if hidden_BCDHW is None or own_hidden_BCDHW is None:
             hidden_BCDHW = self.start(projection_BGCDHW, self.gates)
             own_hidden_BCDHW = torch.zeros_like(projection_BGCDHW[:, 0])
+        hidden_BCDHW = self.laid_out(hidden_BCDHW)
         if "gates" in self.rewrites:
             gates: Tensor = self.gates(hidden_BCDHW, slab=self.slab) + projection_BGCDHW[:, :2].flatten(1, 2)
             update, reset = gates.sigmoid_().chunk(2, dim=1)
@@ -110,7 +119,7 @@ class GRUCandidate(_UnitStage):
         """Give the new hidden state."""
         if hidden_BCDHW is None:
             hidden_BCDHW = torch.zeros_like(update_BCDHW)
-        candidate = self.candidate(reset_hidden_BCDHW, slab=self.slab) + projection_BGCDHW[:, 2]
+        candidate = self.candidate(self.laid_out(reset_hidden_BCDHW), slab=self.slab) + projection_BGCDHW[:, 2]
         if "gates" in self.rewrites:
             return torch.lerp(candidate.tanh_(), hidden_BCDHW, update_BCDHW)
         return update_BCDHW * hidden_BCDHW + (1 - update_BCDHW) * torch.tanh(candidate)
@@ -132,6 +141,7 @@ class LSTMStep(_UnitStage):
         if hidden_BCDHW is None or cell_BCDHW is None:
             hidden_BCDHW = self.start(projection_BGCDHW, self.gates)
             cell_BCDHW = torch.zeros_like(projection_BGCDHW[:, 0])
+        hidden_BCDHW = self.laid_out(hidden_BCDHW)
         if "gates" in self.rewrites:
             gates: Tensor = self.gates(hidden_BCDHW, slab=self.slab) + projection_BGCDHW.flatten(1, 2)
             forget, input_, candidate = gates.chunk(3, dim=1)

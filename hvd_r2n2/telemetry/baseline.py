@@ -27,6 +27,7 @@ _SETTINGS = (
     "model.num_classes",
     "train.batch_size",
     "train.dtype",
+    "train.tf32",
     "train.recompute",
     "optimizer.name",
 )
@@ -145,7 +146,7 @@ def load_baseline(path: Path, config: Config, device: torch.device, threads: int
         facts.append(("threads of a device", baseline.threads, threads))
     wanted = settings_of(config)
     facts += [(name, baseline.settings.get(name), wanted[name]) for name in wanted]
-    missing = [v for v in _view_counts(config) if v not in baseline.times_s]
+    missing = [v for v in view_counts(config) if v not in baseline.times_s]
     differences = [f"{name}: {there} there, {now} here" for name, there, now in facts if there != now]
     if missing:
         differences.append(f"views: no times of {', '.join(map(str, missing))}")
@@ -154,7 +155,7 @@ def load_baseline(path: Path, config: Config, device: torch.device, threads: int
     return baseline
 
 
-def _view_counts(config: Config) -> range:
+def view_counts(config: Config) -> range:
     """Return the numbers of views that a step may have; a classifier's pictures are one view each."""
     if config.model.classifies:
         return range(1, 2)

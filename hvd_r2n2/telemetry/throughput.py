@@ -59,7 +59,10 @@ def over_ranks(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Return the peak memory so far: of the GPU's allocator, or of this process on a CPU."""
+    """Return the peak memory so far: what torch has taken of the GPU, or this process on a CPU.
+
+    On a GPU that is more than tensors have had at a time, and counts what CUDA graphs keep for themselves.
+    """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

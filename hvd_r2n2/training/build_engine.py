@@ -9,6 +9,7 @@ from hvd_r2n2.common.stages import Stage
 from hvd_r2n2.config import Config
 from hvd_r2n2.models import Network
 from hvd_r2n2.training.engine import Engine, OneDevice
+from hvd_r2n2.training.graphed import GraphedDevice
 from hvd_r2n2.training.placement import Placement
 from hvd_r2n2.training.planning import make_plan
 from hvd_r2n2.training.split_engine import SplitEngine
@@ -25,12 +26,13 @@ def build_engine(
     """Return an engine for a network that lies on the first device; every rank calls it.
 
     Raises:
-        ValueError: the split that the settings ask for is not possible.
+        ValueError: the split, or the CUDA graphs, that the settings ask for are not possible.
     """
     devices, threads = placement.devices, placement.threads_per_device
     plan = None
     if config.split.strategy != "none":
         plan = make_plan(config, model, loss_stage, devices, threads, communicator, report)
     if plan is None:
-        return OneDevice(config, model, loss_stage, communicator)
+        engine = GraphedDevice if config.train.cuda_graphs else OneDevice
+        return engine(config, model, loss_stage, communicator)
     return SplitEngine(config, model, loss_stage, communicator, plan, devices, threads)

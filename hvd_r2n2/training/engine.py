@@ -85,8 +85,7 @@ class Engine(ABC):
         Raises:
             NotFiniteError: on every rank, if loss or gradient of any is not finite; no weight has moved.
         """
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
+        self._clear_gradients()
         total, tasks, bytes_moved = self._gradients(inputs)
         start = time.perf_counter()
         shared = torch.stack([total, torch.full_like(total, asked_to_stop())])
@@ -95,7 +94,8 @@ class Engine(ABC):
         self.communicator.wait(pending)
         communication_s = time.perf_counter() - start
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._leaves() if p.grad is not None])
-        (loss, share_asked), gradient_norm = shared.tolist(), norm.item()
+        # The one time in a step that the host waits for a GPU.
+        loss, share_asked, gradient_norm = torch.cat([shared, norm.to(shared).view(1)]).tolist()
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             raise NotFiniteError(f"the loss is {loss:g} and the gradient's norm {gradient_norm:g}")
         is_admitted = admits(loss)
@@ -152,6 +152,10 @@ class Engine(ABC):
     def _leaves(self) -> list[torch.nn.Parameter]:
         """Return what the optimizers move."""
 
+    def _clear_gradients(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
     def _move_weights(self) -> None:
         for optimizer in self.optimizers:
             optimizer.step()
@@ -160,12 +164,15 @@ class Engine(ABC):
 class OneDevice(Engine):
     """The plain network on one device."""
 
+    sends_by_hooks = True
+    """Whether gradients leave for the other ranks during the backward pass."""
+
     def __init__(self, config: Config, model: Network, loss_stage: Stage, communicator: Communicator) -> None:
         """Take the network, on its device already."""
         super().__init__(config, model, communicator)
         self._loss_stage = loss_stage
         self.optimizers = (build_optimizer(config.optimizer, model.parameters()),)
-        self.averager = GradientAverager(model.named_parameters(), communicator)
+        self.averager = GradientAverager(model.named_parameters(), communicator, by_hooks=self.sends_by_hooks)
         self._counter = MemoryCounter(model.parameters())
 
     def write_back(self) -> None:
@@ -190,6 +197,11 @@ class OneDevice(Engine):
         load_state(self.optimizers[0], lambda parameter: state_of(tensors, names[id(parameter)]))
 
     def _gradients(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, tuple[TaskTime, ...], int]:
+        with self._counter.counting():
+            return self._add_gradients(inputs), (), 0
+
+    def _add_gradients(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Add to the parameters' gradients; return the mean loss."""
         parts = self.config.train.accumulation
         stages = self.model.stages()
         chunks = {name: t.chunk(parts, dim=samples_axis(stages, self._loss_stage, name)) for name, t in inputs.items()}
@@ -198,13 +210,13 @@ class OneDevice(Engine):
         for number in range(parts):
             part = {name: chunk[number] for name, chunk in chunks.items()}
             work.is_last = number == parts - 1
-            with self._counter.counting(), work.active():
+            with work.active():
                 loss = mean_loss(self.config, stages, self._loss_stage, part) / parts
                 total += loss.detach()
                 if number == parts - 1:
                     self.averager.arm()
                 loss.backward()  # type: ignore[no-untyped-call]
-        return total, (), 0
+        return total
 
     def memory(self) -> tuple[DeviceMemory, ...]:
         """Return the one device's."""

@@ -27,7 +27,8 @@ def mean_loss(config: Config, stages: Sequence[Stage], loss_stage: Stage, inputs
     if config.train.recompute:
         everything = tuple(replace(stage, module=_Recomputed(stage.module)) for stage in everything)
     device = next(tensor.device for tensor in inputs.values())
-    with autocast(config.train.dtype, device):
+    # As torch asks for in CUDA graphs: what autocast keeps would be memory of the graph that is being captured.
+    with autocast(config.train.dtype, device, caches=not config.train.cuda_graphs):
         return run_stages(everything, inputs, {"loss"})["loss"]
 
 

@@ -23,7 +23,7 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[torch.nn.Param
     ]
     if config.name == "sgd":
         momentum = 0.9 if config.momentum is None else config.momentum
-        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=momentum)
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=momentum, fused=True)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     epsilon = 1e-8 if config.epsilon is None else config.epsilon
     return kind(groups, lr=config.learning_rate, betas=config.betas or (0.9, 0.999), eps=epsilon, fused=True)

@@ -9,6 +9,7 @@ import torch
 
 from hvd_r2n2.comm import Communicator, JobError, choose_devices, gather_places, share_of_cores
 from hvd_r2n2.config import Config
+from hvd_r2n2.training.precision import set_tf32
 
 DEFAULT_NUM_DEVICES = 2
 
@@ -33,6 +34,9 @@ class Placement:
 def place_rank(config: Config, communicator: Communicator, report: Callable[[str], None]) -> Placement:
     """Return this rank's devices, give it its share of the cores, and report every rank's; all ranks call it.
 
+    On GPUs it also sets how this process multiplies float32 numbers (train.tf32), and lets cuDNN choose its kernels by
+    timing them.
+
     Raises:
         ValueError: devices that are named do not exist, or GPUs do not go round.
         JobError: the ranks' placements differ.
@@ -50,6 +54,8 @@ def place_rank(config: Config, communicator: Communicator, report: Callable[[str
     torch.set_num_threads(cores)
     if devices[0].type == "cuda":
         torch.cuda.set_device(devices[0])
+        set_tf32(config.train.tf32)
+        torch.backends.cudnn.benchmark = True  # the shapes of a step are few: one for each number of views
     placement = Placement(devices, threads)
     shapes = communicator.all_gather_object([devices.index(device) for device in devices])
     apart = [rank for rank, shape in enumerate(shapes) if shape != shapes[0]]

@@ -18,10 +18,13 @@ def weights_dtype(name: str) -> torch.dtype:
     return torch.float64 if name == "float64" else torch.float32
 
 
-def autocast(name: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return the context in which the forward pass runs: autocast for bfloat16, nothing otherwise."""
+def autocast(name: str, device: torch.device, *, caches: bool = True) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which the forward pass runs: autocast for bfloat16, nothing otherwise.
+
+    With `caches` a weight that is used several times is converted once.
+    """
     if name == "bfloat16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
+        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=caches)
     return contextlib.nullcontext()
 
 
@@ -37,3 +40,17 @@ def slow_ranks(name: str, device: torch.device, communicator: Communicator) -> s
         f"warning: train.dtype=bfloat16: rank(s) {', '.join(without)} have no hardware for it and compute in software, "
         "a hundred times slower and more (use train.dtype=float32)"
     )
+
+
+def set_tf32(allowed: bool) -> None:
+    """Let this process's GPUs multiply float32 numbers as TF32, or not; float64 and bfloat16 are as ever.
+
+    torch's defaults are TF32 in convolutions and float32 in products of matrices.
+    """
+    if not hasattr(torch.backends.cudnn, "fp32_precision"):  # before torch 2.9
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+        return
+    # From 2.9 on reading the older switches is an error where these two are not alike.
+    precision = "tf32" if allowed else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]

@@ -8,7 +8,16 @@ from pathlib import Path
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.config import Config
 from hvd_r2n2.split import busy_shares
-from hvd_r2n2.telemetry import Baseline, RunLog, StepTimes, memory_bytes, over_ranks, write_trace
+from hvd_r2n2.telemetry import (
+    Baseline,
+    Projection,
+    RunLog,
+    StepTimes,
+    memory_bytes,
+    over_ranks,
+    view_counts,
+    write_trace,
+)
 from hvd_r2n2.training.engine import Engine, StepReport
 from hvd_r2n2.training.placement import Placement
 
@@ -29,6 +38,7 @@ class Recorder:
         """Start with no steps; `baseline` gives what one device takes, if that is to be compared."""
         self._config, self._communicator, self._engine = config, communicator, engine
         self._placement, self._log, self._folder, self._baseline = placement, log, folder, baseline
+        self._projection = Projection(view_counts(config), config.train.steps)
         self._start_anew()
 
     def step(
@@ -40,6 +50,9 @@ class Recorder:
         if report.tasks:
             self._busy_shares.append(busy_shares(report.tasks, len(self._placement.devices)))
             self._bytes_moved.append(report.bytes_moved)
+        told = self._projection.add(step, num_views, step_s)
+        if told is not None:
+            self._log.line(told)
         self._losses.append(report.loss)
         self._num_replaced += num_replaced
         if self._baseline is not None:

@@ -99,6 +99,27 @@ def test_mistake_in_an_override_is_explained(override: str, message: str) -> Non
         load_config(None, [override])
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("train.device=cpu", r"train\.cuda_graphs: needs a GPU, but train\.device=cpu"),
+        ("split.strategy=auto", r"train\.cuda_graphs: is for one device a rank, but split\.strategy=auto"),
+        ("train.recompute=true", r"train\.cuda_graphs: does not go with train\.recompute"),
+    ],
+)
+def test_what_does_not_go_with_cuda_graphs_is_refused(other: str, message: str) -> None:
+    load_config(None, [other])
+    load_config(None, ["train.cuda_graphs=true"])
+    with pytest.raises(ValueError, match=message):
+        load_config(None, ["train.cuda_graphs=true", other])
+
+
+def test_cpu_has_no_tf32_to_switch_off() -> None:
+    assert load_config(None, ["train.device=cpu"]).train.tf32
+    with pytest.raises(ValueError, match=r"train\.tf32: would be ignored, it only goes with a GPU"):
+        load_config(None, ["train.device=cpu", "train.tf32=false"])
+
+
 def test_towers_are_a_list_or_null_or_what_was_published() -> None:
     assert load_config().model.cross == "default"
     assert load_config(None, ["model.cross=null"]).model.cross is None

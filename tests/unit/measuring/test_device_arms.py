@@ -49,6 +49,23 @@ def test_further_optimisation_is_off_in_all_arms_before_it(monkeypatch: pytest.M
     assert [name for name, own in found.items() if not own.train.recompute] == ALWAYS[1:]
 
 
+def test_gpu_has_arms_of_its_own_after_all_others() -> None:
+    assert [arm.name for arm in device_arms(CONFIG, device_type="cuda")] == [
+        "plain",
+        *(f"+{name}" for name in REWRITES),
+        "+cuda-graphs",
+        *ALWAYS[1:],
+    ]
+    found = {arm.name: arm.config(CONFIG).train for arm in device_arms(CONFIG, device_type="cuda")}
+    assert [name for name, own in found.items() if own.tf32] == ["+cuda-graphs", *ALWAYS[1:]]
+    assert [name for name, own in found.items() if own.cuda_graphs] == ["+cuda-graphs"]
+    same = same_as_defaults(CONFIG, device_arms(CONFIG, device_type="cuda"), "cuda")
+    assert same == {"+tf32": "default-float32"}
+    graphed = load_config(None, ["train.cuda_graphs=true"])
+    names = [arm.name for arm in device_arms(graphed, device_type="cuda")]
+    assert names[-3:] == ["+tf32", *ALWAYS[1:]]
+
+
 def test_chosen_arms_keep_plain_and_the_defaults() -> None:
     assert list(forms_of([])) == ALWAYS
     assert list(forms_of(["+unpool", "plain"])) == ["plain", "+unpool", *ALWAYS[1:]]
