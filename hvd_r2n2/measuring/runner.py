@@ -44,7 +44,7 @@ class EngineRunner:
         self.placement = place_rank(config, communicator, lambda text: None)
         self.num_samples = share_of_batch(config, communicator.size)
         self.model, loss_stage = build_network(config, self.placement)
-        self.notes: list[str] = []
+        self.notes = [communicator.description] if communicator.size > 1 else []
         self._engine = build_engine(
             config, self.model, loss_stage, communicator, self.placement, report=self.notes.append
         )
