@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _train(arguments: argparse.Namespace, config: Config, stop: StopRequest, times: StartTimes) -> ExitCode:
-    communicator = connect()
+    communicator = connect(config.horovod)
     out = communicator.broadcast_object(arguments.out or _new_folder(arguments.config))
     times.mark("ranks")
     if config.log.baseline == "measure":

@@ -7,12 +7,13 @@ import sys
 
 from hvd_r2n2.comm.communicator import Alone, Communicator, JobError
 from hvd_r2n2.comm.launch import launch_facts
+from hvd_r2n2.config import HorovodConfig
 
 
-def connect() -> Communicator:
+def connect(settings: HorovodConfig | None = None) -> Communicator:
     """Return the ranks this process was started with; called once, by every rank.
 
-    A process on its own never touches Horovod or MPI.
+    A process on its own never touches Horovod or MPI. `settings` are Horovod's, the same on every rank.
 
     Raises:
         JobError: several ranks were started, but Horovod is not there or sees another world.
@@ -28,4 +29,4 @@ def connect() -> Communicator:
         )
     from hvd_r2n2.comm.ranks import HorovodRanks  # loads Horovod and MPI, which one rank must not need
 
-    return HorovodRanks(launch)
+    return HorovodRanks(launch, settings or HorovodConfig())

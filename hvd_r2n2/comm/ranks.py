@@ -14,14 +14,12 @@ from typing_extensions import override
 from hvd_r2n2.comm.communicator import Communicator, JobError
 from hvd_r2n2.comm.ending import abort
 from hvd_r2n2.comm.launch import Launch
+from hvd_r2n2.comm.settings import horovod_environment, in_words
 from hvd_r2n2.comm.watch import StallWatch
+from hvd_r2n2.config import HorovodConfig
 
 T = TypeVar("T")
 
-# Used where the user's environment says nothing: Horovod warns, and `StallWatch` ends the job. On CPUs, copying
-# gradients into Horovod's fusion buffer costs more than it saves (139 MB over 2 ranks: 0.14 s, without 0.07 s).
-_SETTINGS = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "60"}
-_CPU_SETTINGS = {"HOROVOD_FUSION_THRESHOLD": "0"}
 _STALL_TIMEOUT_S = 300.0
 """Until `watch` says otherwise."""
 
@@ -29,14 +27,13 @@ _STALL_TIMEOUT_S = 300.0
 class HorovodRanks(Communicator):
     """All ranks of the job, over Horovod with MPI or Gloo."""
 
-    def __init__(self, launch: Launch) -> None:
-        """Initialise Horovod.
+    def __init__(self, launch: Launch, settings: HorovodConfig) -> None:
+        """Initialise Horovod; of its settings, those in the environment go before those given.
 
         Raises:
             JobError: Horovod's world is not what the launcher promised.
         """
-        for name, value in (_SETTINGS | ({} if torch.cuda.is_available() else _CPU_SETTINGS)).items():
-            os.environ.setdefault(name, value)
+        os.environ |= horovod_environment(settings, os.environ, has_gpu=torch.cuda.is_available())
         hvd.init()
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
@@ -45,8 +42,10 @@ class HorovodRanks(Communicator):
                 f"{launch.launcher} started rank {launch.rank} of {launch.size}, but Horovod sees rank {self.rank} of "
                 f"{self.size}: its MPI is not the launcher's (run `python -m hvd_r2n2.doctor`)"
             )
-        controller = "MPI" if hvd.mpi_enabled() else "Gloo"
-        self.description = f"Horovod {importlib.metadata.version('horovod')} over {controller}"
+        is_mpi = hvd.mpi_enabled()
+        controller = "MPI" if is_mpi else "Gloo"
+        version = importlib.metadata.version("horovod")
+        self.description = f"Horovod {version} over {controller}, {in_words(os.environ, is_mpi=is_mpi)}"
         self._watch = StallWatch(self.rank, self.size, _STALL_TIMEOUT_S, abort)
 
     @override

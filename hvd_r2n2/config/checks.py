@@ -72,6 +72,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "log.every_steps": _POSITIVE,
     "log.pictures": _at_least(0),
     "log.trace_step": _POSITIVE,
+    "horovod.cycle_time_ms": _between(0.1, 1000),
+    "horovod.fusion_threshold_mib": _between(0, 1024),
     "split.micro_batches": _POSITIVE,
     "split.view_chunks": _POSITIVE,
     "split.hang_timeout_s": _more_than(0),

@@ -177,6 +177,17 @@ class SplitConfig:
 
 
 @dataclass(frozen=True)
+class HorovodConfig:
+    """How Horovod averages gradients over ranks; its variables in the environment, such as HOROVOD_CYCLE_TIME, win."""
+
+    cycle_time_ms: float | None = None
+    """Milliseconds between two looks at what all ranks have ready (null: Horovod's own, 1)."""
+    fusion_threshold_mib: float | None = None
+    """Gradients that are ready together are averaged as one, up to so many MiB; 0 averages each on its own (null: 0 on
+    CPUs, as measured; on GPUs Horovod's own, 128)."""
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """When checkpoints are written and which are kept."""
 
@@ -234,6 +245,8 @@ class Config:
     """Optimizer and learning rate."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """Layers over local devices."""
+    horovod: HorovodConfig = field(default_factory=HorovodConfig)
+    """Averaging over ranks."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -20,7 +20,7 @@ from hvd_r2n2.measuring.result import ArmResult
 from hvd_r2n2.telemetry.charts import Bar, Comparison, Timeline, draw_comparison
 from hvd_r2n2.telemetry.trace import write_trace
 
-_SECTIONS = ("model", "train", "optimizer", "split")
+_SECTIONS = ("model", "train", "optimizer", "split", "horovod")
 
 
 def heading(config: Config, machine: Machine, num_views: int) -> str:

@@ -44,7 +44,7 @@ class EngineRunner:
         self.placement = place_rank(config, communicator, lambda text: None)
         self.num_samples = share_of_batch(config, communicator.size)
         self.model, loss_stage = build_network(config, self.placement)
-        self.notes: list[str] = []
+        self.notes = [communicator.description] if communicator.size > 1 else []
         self._engine = build_engine(
             config, self.model, loss_stage, communicator, self.placement, report=self.notes.append
         )
@@ -69,7 +69,9 @@ class EngineRunner:
 class DistributedRunner:
     """The same steps by torch's DistributedDataParallel, with its own defaults, over Gloo or NCCL.
 
-    As in training, the gradient's norm is computed.
+    As in training, the gradient's norm is computed. `communication_s` begins when the last gradient is there, before it
+    goes into its bucket, and ends when all are averaged; the engine's begins when backward returns, which is right
+    after its last gradient has been handed over, and its end includes the mean of the loss, which DDP does not take.
     """
 
     def __init__(self, config: Config, rank: int, size: int, store: Path) -> None:

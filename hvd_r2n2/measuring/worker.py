@@ -110,7 +110,7 @@ class _Server:
             self._runner = DistributedRunner(job.config, self._rank, job.size, Path(job.store))
         else:
             if self._communicator is None:
-                self._communicator = connect() if job.kind == "horovod" else Alone()
+                self._communicator = connect(job.config.horovod) if job.kind == "horovod" else Alone()
             kinds: dict[str, Callable[[Config, Communicator], Runner]]
             kinds = {"inference": InferenceRunner, "matrix": MatrixRunner}
             self._runner = kinds.get(job.kind, EngineRunner)(job.config, self._communicator)

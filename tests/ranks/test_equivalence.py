@@ -51,7 +51,7 @@ def test_ranks_train_the_weights_of_one(
     else:
         done = horovodrun(ranks, *arguments, options=launcher.split()[1:])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{ranks} rank(s), Horovod 0.28.1 over {carrier}" in done.stdout
+    assert f"{ranks} rank(s), Horovod 0.28.1 over {carrier}, cycles of 1 ms, no fusion" in done.stdout
     assert largest_difference(weights(tmp_path / "run"), weights(alone[optimizer])) <= 1e-12
     config = load_config(alone[optimizer] / "config.yaml")
     initial = dict(build_model(config.model, config.train.seed).double().state_dict())
