@@ -18,7 +18,7 @@ from hvd_r2n2.measuring.comparison import for_random_batches, views_of, without_
 from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.networks import check_network, rate_of, why_not
 from hvd_r2n2.measuring.report import heading, origin
-from hvd_r2n2.measuring.result import ArmResult
+from hvd_r2n2.measuring.result import ArmResult, is_disturbed
 from hvd_r2n2.measuring.rounds import measure
 from hvd_r2n2.measuring.runner import build_network
 from hvd_r2n2.measuring.step_costs import measured_workload
@@ -42,7 +42,6 @@ _LARGE = 2**20
 """Bytes from which a tensor tells how much of a core its transfer takes."""
 _LONGEST_S = 0.7
 """Of a burst over a slow line, about: longer ones are left out."""
-_EFFORT = Effort(num_runs=5, seconds_a_run=10.0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,8 @@ class CalibrationRequest:
     warmup: int
     largest_bytes: int
     """Of the tensors of allreduces alone."""
+    effort: Effort
+    """Of measuring the layers."""
     command: str
     report: Callable[[str], None]
 
@@ -87,8 +88,9 @@ def calibrate(config: Config, request: CalibrationRequest) -> dict[str, Any]:
     machine = Machine.find(config, num_devices=len(os.sched_getaffinity(0)))
     num_views = views_of(config)
     request.report(heading(config, machine, num_views))
-    workload, shared = _measure_stages(config, machine, num_views, request.report)
+    workload, shared = _measure_stages(config, machine, num_views, request.effort, request.report)
     links: dict[str, Link] = {}
+    looking: dict[str, dict[int, float]] = {}
     found: dict[str, Any] = {"allreduces": [], "steps": []}
     left_out: dict[str, str] = {}
     for network in request.networks:
@@ -98,13 +100,16 @@ def calibrate(config: Config, request: CalibrationRequest) -> dict[str, Any]:
             request.report(f"left out: {network} ({reason})")
             continue
         calibration = _Calibration(config, machine, num_views, request, network)
-        links[network], entries = calibration.fit()
+        bursts = calibration.bursts()
+        links[network], entries = calibration.fit(bursts)
+        looking[network] = calibration.looking_shares(bursts)
         found["allreduces"] += entries
-        found["steps"] += calibration.steps(workload, shared, links[network])
+        found["steps"] += calibration.steps(workload, shared, links[network], looking[network])
     return {
         "kind": KIND,
         "version": VERSION,
         "links": {name: asdict(link) for name, link in links.items()},
+        "looking_shares": looking,
         **found,
         "errors": _errors(found),
         "left_out": left_out,
@@ -119,7 +124,7 @@ def calibrate(config: Config, request: CalibrationRequest) -> dict[str, Any]:
 
 
 def _measure_stages(
-    config: Config, machine: Machine, num_views: int, report: Callable[[str], None]
+    config: Config, machine: Machine, num_views: int, effort: Effort, report: Callable[[str], None]
 ) -> tuple[Workload, Shared]:
     """Measure the layers on one core, and by how much all of them are slower when every core has its own."""
     views = () if config.model.classifies else (f"train.min_views={num_views}", f"train.max_views={num_views}")
@@ -138,7 +143,7 @@ def _measure_stages(
         cut=None,
         schedule=None,
         ranks_of_host=1,
-        effort=_EFFORT,
+        effort=effort,
         report=report,
     )
     release_freed_memory()
@@ -163,45 +168,66 @@ class _Calibration:
             and (rate is None or 2 * burst.count * burst.size / rate <= _LONGEST_S)
         )
 
-    def fit(self) -> tuple[Link, list[dict[str, Any]]]:
-        """Measure allreduces alone; return the link, and what was measured beside what it gives."""
+    def bursts(self) -> dict[int, _Bursts]:
+        """Measure allreduces alone; return them by number of ranks. One rank only computes."""
         arms = [
             ArmSpec(f"allreduce-{count}", "allreduce", count, network=self._network, bursts=self._bursts)
-            for count in self._counts
+            for count in (1, *self._counts)
         ]
-        found = {result.arm.processes: _Bursts(result) for result in self._measure(arms)}
+        return {result.arm.processes: _Bursts(result) for result in self._measure(arms)}
+
+    def looking_shares(self, found: Mapping[int, _Bursts]) -> dict[int, float]:
+        """Return, by number of ranks, how much less they compute than as many cores would that have no ranks to ask."""
+        alone = found[1].work_per_s
+        cores = self._machine.num_devices
+        return {
+            count: max(0.0, 1 - own.work_per_s / (alone * min(count, cores)))
+            for count, own in found.items()
+            if count > 1
+        }
+
+    def fit(self, found: Mapping[int, _Bursts]) -> tuple[Link, list[dict[str, Any]]]:
+        """Return the link that goes with what was measured, and that beside what the link gives."""
         points = [
             Point(count, burst.count, burst.size, median(own.times_s(number)))
             for count, own in found.items()
+            if count > 1
             for number, burst in enumerate(self._bursts)
         ]
         cycle_s, cores = FUSION.cycle_s, self._machine.num_devices
         share = self._processor_share(found)
         link = fit_link(self._network, points, cores=cores, processor_share=share, cycle_s=cycle_s)
         fitted = [burst_s(link, point.num_ranks, point.count, point.size, cycle_s) for point in points]
-        every = [own.times_s(number) for own in found.values() for number in range(len(self._bursts))]
+        own = [(found[count], number) for count in self._counts for number in range(len(self._bursts))]
         return link, [
             {
                 "network": self._network,
                 "ranks": point.num_ranks,
                 "tensors": point.count,
                 "bytes": point.size,
-                "times_s": times,
+                "times_s": bursts.times_s(number),
                 "median_s": point.seconds,
+                "lost_share": median(bursts.lost_shares(number)),
                 "fitted_s": seconds,
                 "error": seconds / point.seconds - 1,
             }
-            for point, seconds, times in zip(points, fitted, every, strict=True)
+            for point, seconds, (bursts, number) in zip(points, fitted, own, strict=True)
         ]
 
-    def steps(self, workload: Workload, shared: Shared, link: Link) -> list[dict[str, Any]]:
+    def steps(
+        self, workload: Workload, shared: Shared, link: Link, looking: Mapping[int, float]
+    ) -> list[dict[str, Any]]:
         """Predict training steps, then measure them in turn."""
         counts = [1, *self._counts]
-        predicted = {count: predict_shared(workload, link, shared, count, FUSION) for count in counts}
+        predicted = {
+            count: predict_shared(workload, link, shared, count, FUSION, looking.get(count, 0.0)) for count in counts
+        }
         arms = [ArmSpec(ONE_DEVICE)]
         arms += [ArmSpec(f"ranks-{count}", "horovod", count, network=self._network) for count in self._counts]
-        entries = []
-        for result in self._measure(arms):
+        entries, results = [], self._measure(arms)
+        if is_disturbed(results):
+            self._request.report("warning: other programs used the processors: measure again without")
+        for result in results:
             count = result.arm.processes
             step, times = predicted[count], Spread.of(result.times_s)
             exposed = [min(done.communication_s for done in one) for one in result.steps]
@@ -216,6 +242,7 @@ class _Calibration:
                     "quartiles_s": list(times.quartiles),
                     "times_s": result.times_s,
                     "exposed_s": median(exposed),
+                    "disturbed": bool(is_disturbed([result])),
                     "processor_s": median(sum(done.cpu_s for done in one) for one in result.steps),
                     "error": step.step_s / times.median - 1,
                 }
@@ -236,7 +263,7 @@ class _Calibration:
 
     def _processor_share(self, found: Mapping[int, _Bursts]) -> float:
         """Give what large tensors cost the cores while every rank has one, as a share of their time."""
-        alone = max((count for count in found if count <= self._machine.num_devices), default=min(found))
+        alone = max((c for c in self._counts if c <= self._machine.num_devices), default=self._counts[0])
         large = [number for number, burst in enumerate(self._bursts) if burst.size >= _LARGE]
         shares = [share for number in large for share in found[alone].lost_shares(number)]
         return min(1.0, max(0.0, median(shares))) if shares else 1.0
@@ -247,6 +274,11 @@ class _Bursts:
 
     def __init__(self, result: ArmResult) -> None:
         self._steps = [[done.allreduces for done in step] for step in result.steps]
+
+    @property
+    def work_per_s(self) -> float:
+        """Give the products a second of all ranks together while there is nothing to average."""
+        return median(sum(times.work_per_s for times in step) for step in self._steps)
 
     def times_s(self, number: int) -> list[float]:
         """Return, by round, how long the burst took once the last rank had handed it over."""

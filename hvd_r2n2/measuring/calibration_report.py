@@ -28,7 +28,7 @@ def print_calibration(content: Mapping[str, Any]) -> None:
         "cores compute",
         markup=False,
     )
-    console.print(_links(content["links"]))
+    console.print(_links(content["links"], content["looking_shares"]))
     console.print(_allreduces(content["allreduces"]))
     console.print(_steps(content["steps"]))
     for kind, errors in content["errors"].items():
@@ -46,8 +46,18 @@ def _table(title: str, *names: str) -> Table:
     return table
 
 
-def _links(links: Mapping[str, Mapping[str, float]]) -> Table:
-    table = _table("links", "latency", "bandwidth", "an allreduce", "a message of agreement", "of a core")
+def _links(links: Mapping[str, Mapping[str, float]], looking: Mapping[str, Mapping[int, float]]) -> Table:
+    counts = sorted({int(count) for shares in looking.values() for count in shares})
+    more = [f"looking: {count} ranks" for count in counts]
+    table = _table(
+        "links, fitted; what a transfer, and looking for work of others, take of the cores",
+        "latency",
+        "bandwidth",
+        "an allreduce",
+        "a message of agreement",
+        "transfer",
+        *more,
+    )
     for name, link in links.items():
         table.add_row(
             name,
@@ -56,6 +66,7 @@ def _links(links: Mapping[str, Mapping[str, float]]) -> Table:
             f"{link['call_s'] * 1e6:.1f} µs",
             f"{link['hop_s'] * 1e6:.1f} µs",
             f"{link['processor_share']:.0%}",
+            *(f"{looking[name][count]:.0%}" for count in counts),
         )
     return table
 

@@ -75,6 +75,7 @@ def _calibrate(options: argparse.Namespace, command: str) -> None:
         rounds=options.rounds,
         warmup=options.warmup,
         largest_bytes=options.largest_mib * 2**20,
+        effort=Effort(options.measure_steps, options.measure_seconds),
         command=command,
         report=_say,
     )

@@ -41,9 +41,14 @@ class Shared:
     slowdown: float = 1.0
     """By how much computing is slower while all cores compute, of which each has its own work."""
 
-    def factor(self, num_ranks: int) -> float:
-        """Give by how much a rank's arithmetic is slower than that of one rank alone; each rank keeps to one core."""
-        return ceil(num_ranks / self.cores) * (self.slowdown if num_ranks > 1 else 1.0)
+    def factor(self, num_ranks: int, looking_share: float = 0.0) -> float:
+        """Give by how much a rank's arithmetic is slower than that of one rank alone; each rank keeps to one core.
+
+        `looking_share` is the share of the cores' time for which ranks look whether others have something to average.
+        """
+        if num_ranks == 1:
+            return 1.0
+        return ceil(num_ranks / self.cores) * self.slowdown / (1 - looking_share)
 
 
 def fit_link(name: str, points: Sequence[Point], *, cores: int, processor_share: float, cycle_s: float) -> Link:
@@ -83,15 +88,25 @@ def burst_s(link: Link, num_ranks: int, count: int, size: int, cycle_s: float) -
     return cycle_s + negotiation_s(cluster, num_ranks, num_ranks) + count * one_s
 
 
-def predict_shared(workload: Workload, link: Link, shared: Shared, num_ranks: int, fusion: Fusion) -> Step:
+def predict_shared(
+    workload: Workload, link: Link, shared: Shared, num_ranks: int, fusion: Fusion, looking_share: float = 0.0
+) -> Step:
     """Return what a step of ranks takes that share the batch and the cores of one machine.
+
+    Args:
+        workload: what the layers take on one core while nothing else runs.
+        link: between the ranks.
+        shared: the machine.
+        num_ranks: how many.
+        fusion: Horovod's settings.
+        looking_share: share of the cores' time for which ranks look whether others have something to average.
 
     Raises:
         ValueError: the batch cannot be shared out evenly.
     """
     if workload.batch_size % num_ranks:
         raise ValueError(f"{workload.batch_size} samples cannot be shared out over {num_ranks} ranks evenly")
-    factor = shared.factor(num_ranks)
+    factor = shared.factor(num_ranks, looking_share)
     layers = tuple(
         replace(layer, forward_s=factor * layer.forward_s, backward_s=factor * layer.backward_s)
         for layer in workload.layers(workload.batch_size // num_ranks)

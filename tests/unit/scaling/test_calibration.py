@@ -62,6 +62,8 @@ def test_ranks_share_the_cores() -> None:
         assert step.compute_s == pytest.approx(seconds)
         assert step.step_s == pytest.approx(seconds, abs=1e-6)
     assert shared.factor(3) == pytest.approx(2.2)
+    busy = predict_shared(WORKLOAD, free, shared, 4, Fusion(0, 0.0), looking_share=0.2)
+    assert busy.compute_s == pytest.approx(2.2 * 2.05 / 0.8)
 
 
 def test_a_batch_that_does_not_go_round_is_an_error() -> None:
