@@ -14,7 +14,8 @@ from hvd_r2n2.comm import launch_facts
 from hvd_r2n2.common.extras import require
 from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config, load_config
-from hvd_r2n2.measuring.calibration import CalibrationRequest, calibrate
+from hvd_r2n2.measuring.calibration import calibrate
+from hvd_r2n2.measuring.calibration_network import CalibrationRequest
 from hvd_r2n2.measuring.calibration_report import print_calibration
 from hvd_r2n2.measuring.report import write_json
 from hvd_r2n2.measuring.scale import about, assume_workload, measure_workload, predict, with_speedup
