@@ -18,7 +18,7 @@ from hvd_r2n2.training.placement import place_rank
 
 _FLOAT_BYTES = 4
 _WORK_SIDE = 192
-_IDLE_S = 0.1
+_IDLE_S = 0.5
 
 
 class AllreduceRunner:

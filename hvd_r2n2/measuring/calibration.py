@@ -58,12 +58,12 @@ def calibrate(config: Config, request: CalibrationRequest) -> dict[str, Any]:
             left_out[network] = reason
             request.report(f"left out: {network} ({reason})")
             continue
-        calibration = NetworkCalibration(config, machine, num_views, request, network)
-        bursts = calibration.bursts()
-        links[network], entries = calibration.fit(bursts)
-        looking[network] = calibration.looking_shares(bursts)
-        found["allreduces"] += entries
-        found["steps"] += calibration.steps(workload, shared, links[network], looking[network])
+        with NetworkCalibration(config, machine, num_views, request, network) as calibration:
+            bursts = calibration.bursts()
+            links[network], entries = calibration.fit(bursts)
+            looking[network] = calibration.looking_shares(bursts)
+            found["allreduces"] += entries
+            found["steps"] += calibration.steps(workload, shared, links[network], looking[network])
     return {
         "kind": KIND,
         "version": VERSION,

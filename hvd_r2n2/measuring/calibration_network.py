@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean, median
+from types import TracebackType
 from typing import Any
 
 from hvd_r2n2.common.statistics import Spread
@@ -14,7 +16,8 @@ from hvd_r2n2.measuring.bursts import Burst
 from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.networks import check_network, rate_of
 from hvd_r2n2.measuring.result import ArmResult, is_disturbed
-from hvd_r2n2.measuring.rounds import measure
+from hvd_r2n2.measuring.rounds import measure, started
+from hvd_r2n2.measuring.team import Team
 from hvd_r2n2.scaling.calibration import Point, Shared, burst_s, fit_link, predict_shared
 from hvd_r2n2.scaling.links import Link
 from hvd_r2n2.scaling.overlap import Fusion
@@ -60,11 +63,13 @@ class CalibrationRequest:
 
 
 class NetworkCalibration:
-    """Ranks that talk over one network."""
+    """Ranks that talk over one network; a context manager, in which they are there."""
 
     def __init__(
         self, config: Config, machine: Machine, num_views: int, request: CalibrationRequest, network: str
     ) -> None:
+        self._stack = ExitStack()
+        self._teams: Mapping[str, Team] = {}
         self._config, self._machine, self._num_views = config, machine, num_views
         self._request, self._network = request, network
         self._counts = [count for count in request.ranks if count > 1]
@@ -76,12 +81,18 @@ class NetworkCalibration:
             and (rate is None or 2 * burst.count * burst.size / rate <= _LONGEST_S)
         )
 
+    def __enter__(self) -> NetworkCalibration:
+        self._teams = self._stack.enter_context(started(self._step_arms(), self._machine))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
     def bursts(self) -> dict[int, _Bursts]:
         """Measure allreduces alone; return them by number of ranks. One rank only computes."""
-        arms = [
-            ArmSpec(f"allreduce-{count}", "allreduce", count, network=self._network, bursts=self._bursts)
-            for count in (1, *self._counts)
-        ]
+        arms = [replace(arm, kind="allreduce", bursts=self._bursts) for arm in self._step_arms()]
         return {result.arm.processes: _Bursts(result) for result in self._measure(arms)}
 
     def looking_shares(self, found: Mapping[int, _Bursts]) -> dict[int, float]:
@@ -130,9 +141,7 @@ class NetworkCalibration:
         predicted = {
             count: predict_shared(workload, link, shared, count, FUSION, looking.get(count, 0.0)) for count in counts
         }
-        arms = [ArmSpec(ONE_DEVICE)]
-        arms += [ArmSpec(f"ranks-{count}", "horovod", count, network=self._network) for count in self._counts]
-        entries, results = [], self._measure(arms)
+        entries, results = [], self._measure(self._step_arms())
         if is_disturbed(results):
             self._request.report("warning: other programs used the processors: measure again without")
         for result in results:
@@ -157,8 +166,12 @@ class NetworkCalibration:
             )
         return entries
 
+    def _step_arms(self) -> list[ArmSpec]:
+        ranks = [ArmSpec(f"ranks-{count}", "horovod", count, network=self._network) for count in self._counts]
+        return [ArmSpec(ONE_DEVICE), *ranks]
+
     def _measure(self, arms: Sequence[ArmSpec]) -> tuple[ArmResult, ...]:
-        self._request.report(f"{self._network}: {', '.join(arm.name for arm in arms)}")
+        self._request.report(f"{self._network}: {arms[-1].kind}, 1 to {arms[-1].processes} ranks")
         return measure(
             arms,
             self._config,
@@ -167,6 +180,7 @@ class NetworkCalibration:
             rounds=self._request.rounds,
             warmup=self._request.warmup,
             report=self._request.report,
+            teams=self._teams,
         ).results
 
     def _processor_share(self, found: Mapping[int, _Bursts]) -> float:

@@ -162,13 +162,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--networks",
-        default="memory,tcp,1gbit,100mbit",
+        default="memory,tcp,100mbit",
         metavar="NAME,…",
         help="for --calibrate: memory, tcp (loopback), or rates of slow lines, which need root and tc "
-        "(memory,tcp,1gbit,100mbit)",
+        "(memory,tcp,100mbit)",
     )
     add("--rounds", type=int, default=5, metavar="N", help="for --calibrate: of each arm, in turn (5)")
-    add("--warmup", type=int, default=2, metavar="N", help="for --calibrate: before them (2)")
+    add("--warmup", type=int, default=1, metavar="N", help="for --calibrate: before them (1)")
     add("--largest-mib", type=int, default=64, metavar="N", help="for --calibrate: the largest tensor (64)")
     add("--calibration", type=Path, metavar="FILE", help="what --calibrate --json wrote: its links for --network")
     add("--json", type=Path, metavar="FILE", help="write everything")
