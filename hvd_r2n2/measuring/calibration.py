@@ -19,7 +19,7 @@ from hvd_r2n2.measuring.networks import why_not
 from hvd_r2n2.measuring.report import heading, origin
 from hvd_r2n2.measuring.runner import build_network
 from hvd_r2n2.measuring.step_costs import measured_workload
-from hvd_r2n2.scaling.calibration import KIND, VERSION, Shared
+from hvd_r2n2.scaling.calibration import KIND, VERSION, Polling, Shared
 from hvd_r2n2.scaling.links import Link
 from hvd_r2n2.scaling.workload import Workload
 from hvd_r2n2.split.planner import DATA_PARALLEL
@@ -49,7 +49,7 @@ def calibrate(config: Config, request: CalibrationRequest) -> dict[str, Any]:
     request.report(heading(config, machine, num_views))
     workload, shared = _measure_stages(config, machine, num_views, request.effort, request.report)
     links: dict[str, Link] = {}
-    looking: dict[str, dict[int, float]] = {}
+    polling: dict[str, dict[int, Polling]] = {}
     found: dict[str, Any] = {"allreduces": [], "steps": []}
     left_out: dict[str, str] = {}
     for network in request.networks:
@@ -61,14 +61,16 @@ def calibrate(config: Config, request: CalibrationRequest) -> dict[str, Any]:
         with NetworkCalibration(config, machine, num_views, request, network) as calibration:
             bursts = calibration.bursts()
             links[network], entries = calibration.fit(bursts)
-            looking[network] = calibration.looking_shares(bursts)
+            polling[network] = calibration.polling(bursts)
             found["allreduces"] += entries
-            found["steps"] += calibration.steps(workload, shared, links[network], looking[network])
+            found["steps"] += calibration.steps(workload, shared, links[network], polling[network])
     return {
         "kind": KIND,
         "version": VERSION,
         "links": {name: asdict(link) for name, link in links.items()},
-        "looking_shares": looking,
+        "polling": {
+            name: {count: asdict(shares) for count, shares in by_ranks.items()} for name, by_ranks in polling.items()
+        },
         **found,
         "errors": _errors(found),
         "left_out": left_out,

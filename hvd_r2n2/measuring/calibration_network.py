@@ -18,7 +18,7 @@ from hvd_r2n2.measuring.networks import check_network, rate_of
 from hvd_r2n2.measuring.result import ArmResult, is_disturbed
 from hvd_r2n2.measuring.rounds import measure, started
 from hvd_r2n2.measuring.team import Team
-from hvd_r2n2.scaling.calibration import Point, Shared, burst_s, fit_link, predict_shared
+from hvd_r2n2.scaling.calibration import Point, Polling, Shared, burst_s, fit_link, predict_shared
 from hvd_r2n2.scaling.links import Link
 from hvd_r2n2.scaling.overlap import Fusion
 from hvd_r2n2.scaling.workload import Workload
@@ -95,15 +95,18 @@ class NetworkCalibration:
         arms = [replace(arm, kind="allreduce", bursts=self._bursts) for arm in self._step_arms()]
         return {result.arm.processes: _Bursts(result) for result in self._measure(arms)}
 
-    def looking_shares(self, found: Mapping[int, _Bursts]) -> dict[int, float]:
+    def polling(self, found: Mapping[int, _Bursts]) -> dict[int, Polling]:
         """Return, by number of ranks, how much less they compute than as many cores would that have no ranks to ask."""
-        alone = found[1].work_per_s
-        cores = self._machine.num_devices
-        return {
-            count: max(0.0, 1 - own.work_per_s / (alone * min(count, cores)))
-            for count, own in found.items()
-            if count > 1
-        }
+        large = [number for number, burst in enumerate(self._bursts) if burst.size >= _LARGE]
+        shares = {}
+        for count in self._counts:
+            own, cores = found[count], min(count, self._machine.num_devices)
+            sending = [share for number in large for share in own.lost_shares(number)]
+            shares[count] = Polling(
+                looking=max(0.0, 1 - own.work_per_s / (found[1].work_per_s * cores)),
+                sending=min(1.0, max(0.0, median(sending))) if sending else 1.0,
+            )
+        return shares
 
     def fit(self, found: Mapping[int, _Bursts]) -> tuple[Link, list[dict[str, Any]]]:
         """Return the link that goes with what was measured, and that beside what the link gives."""
@@ -114,7 +117,7 @@ class NetworkCalibration:
             for number, burst in enumerate(self._bursts)
         ]
         cycle_s, cores = FUSION.cycle_s, self._machine.num_devices
-        share = self._processor_share(found)
+        share = 1.0 if rate_of(self._network) is None else 0.0  # cores copy, a line does not need them
         link = fit_link(self._network, points, cores=cores, processor_share=share, cycle_s=cycle_s)
         fitted = [burst_s(link, point.num_ranks, point.count, point.size, cycle_s) for point in points]
         own = [(found[count], number) for count in self._counts for number in range(len(self._bursts))]
@@ -134,12 +137,13 @@ class NetworkCalibration:
         ]
 
     def steps(
-        self, workload: Workload, shared: Shared, link: Link, looking: Mapping[int, float]
+        self, workload: Workload, shared: Shared, link: Link, polling: Mapping[int, Polling]
     ) -> list[dict[str, Any]]:
         """Predict training steps, then measure them in turn."""
         counts = [1, *self._counts]
         predicted = {
-            count: predict_shared(workload, link, shared, count, FUSION, looking.get(count, 0.0)) for count in counts
+            count: predict_shared(workload, link, shared, count, FUSION, polling.get(count, Polling()))
+            for count in counts
         }
         entries, results = [], self._measure(self._step_arms())
         if is_disturbed(results):
@@ -182,13 +186,6 @@ class NetworkCalibration:
             report=self._request.report,
             teams=self._teams,
         ).results
-
-    def _processor_share(self, found: Mapping[int, _Bursts]) -> float:
-        """Give what large tensors cost the cores while every rank has one, as a share of their time."""
-        alone = max((c for c in self._counts if c <= self._machine.num_devices), default=self._counts[0])
-        large = [number for number, burst in enumerate(self._bursts) if burst.size >= _LARGE]
-        shares = [share for number in large for share in found[alone].lost_shares(number)]
-        return min(1.0, max(0.0, median(shares))) if shares else 1.0
 
 
 class _Bursts:

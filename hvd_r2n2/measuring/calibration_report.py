@@ -28,7 +28,8 @@ def print_calibration(content: Mapping[str, Any]) -> None:
         "cores compute",
         markup=False,
     )
-    console.print(_links(content["links"], content["looking_shares"]))
+    console.print(_links(content["links"]))
+    console.print(_polling(content["polling"]))
     console.print(_allreduces(content["allreduces"]))
     console.print(_steps(content["steps"]))
     for kind, errors in content["errors"].items():
@@ -46,18 +47,8 @@ def _table(title: str, *names: str) -> Table:
     return table
 
 
-def _links(links: Mapping[str, Mapping[str, float]], looking: Mapping[str, Mapping[int, float]]) -> Table:
-    counts = sorted({int(count) for shares in looking.values() for count in shares})
-    more = [f"looking: {count} ranks" for count in counts]
-    table = _table(
-        "links, fitted; what a transfer, and looking for work of others, take of the cores",
-        "latency",
-        "bandwidth",
-        "an allreduce",
-        "a message of agreement",
-        "transfer",
-        *more,
-    )
+def _links(links: Mapping[str, Mapping[str, float]]) -> Table:
+    table = _table("links, fitted", "latency", "bandwidth", "an allreduce", "a message of agreement")
     for name, link in links.items():
         table.add_row(
             name,
@@ -65,9 +56,15 @@ def _links(links: Mapping[str, Mapping[str, float]], looking: Mapping[str, Mappi
             f"{link['line_bytes_per_s'] / 1e9:.4f} GB/s",
             f"{link['call_s'] * 1e6:.1f} µs",
             f"{link['hop_s'] * 1e6:.1f} µs",
-            f"{link['processor_share']:.0%}",
-            *(f"{looking[name][count]:.0%}" for count in counts),
         )
+    return table
+
+
+def _polling(polling: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Table:
+    table = _table("what asking again and again takes of the cores", "ranks", "always", "while an allreduce runs")
+    for name, by_ranks in polling.items():
+        for count, shares in by_ranks.items():
+            table.add_row(name, str(count), f"{shares['looking']:.0%}", f"{shares['sending']:.0%} of the rest")
     return table
 
 

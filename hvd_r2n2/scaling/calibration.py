@@ -34,6 +34,16 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Polling:
+    """What Horovod's threads and MPI, which ask again and again, take of the cores: shares of the time of computing."""
+
+    looking: float = 0.0
+    """While no rank has anything to average."""
+    sending: float = 1.0
+    """While an allreduce runs, of what is left then."""
+
+
+@dataclass(frozen=True)
 class Shared:
     """One machine, whose cores ranks share."""
 
@@ -41,14 +51,11 @@ class Shared:
     slowdown: float = 1.0
     """By how much computing is slower while all cores compute, of which each has its own work."""
 
-    def factor(self, num_ranks: int, looking_share: float = 0.0) -> float:
-        """Give by how much a rank's arithmetic is slower than that of one rank alone; each rank keeps to one core.
-
-        `looking_share` is the share of the cores' time for which ranks look whether others have something to average.
-        """
+    def factor(self, num_ranks: int, polling: Polling) -> float:
+        """Give by how much a rank's arithmetic is slower than that of one rank alone; each rank keeps to one core."""
         if num_ranks == 1:
             return 1.0
-        return ceil(num_ranks / self.cores) * self.slowdown / (1 - looking_share)
+        return ceil(num_ranks / self.cores) * self.slowdown / (1 - polling.looking)
 
 
 def fit_link(name: str, points: Sequence[Point], *, cores: int, processor_share: float, cycle_s: float) -> Link:
@@ -89,7 +96,7 @@ def burst_s(link: Link, num_ranks: int, count: int, size: int, cycle_s: float) -
 
 
 def predict_shared(
-    workload: Workload, link: Link, shared: Shared, num_ranks: int, fusion: Fusion, looking_share: float = 0.0
+    workload: Workload, link: Link, shared: Shared, num_ranks: int, fusion: Fusion, polling: Polling
 ) -> Step:
     """Return what a step of ranks takes that share the batch and the cores of one machine.
 
@@ -99,14 +106,14 @@ def predict_shared(
         shared: the machine.
         num_ranks: how many.
         fusion: Horovod's settings.
-        looking_share: share of the cores' time for which ranks look whether others have something to average.
+        polling: of so many ranks over this link.
 
     Raises:
         ValueError: the batch cannot be shared out evenly.
     """
     if workload.batch_size % num_ranks:
         raise ValueError(f"{workload.batch_size} samples cannot be shared out over {num_ranks} ranks evenly")
-    factor = shared.factor(num_ranks, looking_share)
+    factor = shared.factor(num_ranks, polling)
     layers = tuple(
         replace(layer, forward_s=factor * layer.forward_s, backward_s=factor * layer.backward_s)
         for layer in workload.layers(workload.batch_size // num_ranks)
@@ -118,6 +125,7 @@ def predict_shared(
         fusion=fusion,
         algorithm="ring",
         other_s=factor * workload.other_s,
+        processor_share=polling.sending,
     )
 
 

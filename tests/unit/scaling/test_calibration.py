@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from hvd_r2n2.scaling.calibration import KIND, VERSION, Point, Shared, burst_s, fit_link, predict_shared, read_links
+from hvd_r2n2.scaling.calibration import (
+    KIND,
+    VERSION,
+    Point,
+    Polling,
+    Shared,
+    burst_s,
+    fit_link,
+    predict_shared,
+    read_links,
+)
 from hvd_r2n2.scaling.links import Link, find_cluster
 from hvd_r2n2.scaling.overlap import Fusion, Layer
 from hvd_r2n2.scaling.workload import Profile, Workload
@@ -58,17 +68,28 @@ def test_ranks_share_the_cores() -> None:
     shared = Shared(cores=2, slowdown=1.1)
     # A sample takes 1 s and what is done once a step 0.05 s: 8, 4, 2 and 1 samples a rank; 1, 1, 2 and 4 ranks a core.
     for ranks, seconds in ((1, 8.05), (2, 1.1 * 4.05), (4, 2.2 * 2.05), (8, 4.4 * 1.05)):
-        step = predict_shared(WORKLOAD, free, shared, ranks, Fusion(0, 0.0))
+        step = predict_shared(WORKLOAD, free, shared, ranks, Fusion(0, 0.0), Polling())
         assert step.compute_s == pytest.approx(seconds)
         assert step.step_s == pytest.approx(seconds, abs=1e-6)
-    assert shared.factor(3) == pytest.approx(2.2)
-    busy = predict_shared(WORKLOAD, free, shared, 4, Fusion(0, 0.0), looking_share=0.2)
+    assert shared.factor(3, Polling()) == pytest.approx(2.2)
+    busy = predict_shared(WORKLOAD, free, shared, 4, Fusion(0, 0.0), Polling(looking=0.2))
     assert busy.compute_s == pytest.approx(2.2 * 2.05 / 0.8)
+
+
+def test_backward_goes_on_while_others_are_asked_at_the_pace_that_is_left() -> None:
+    # Backward ends its last layer after 2 s; 4 s of sending leave the first one 4 · (1 - 0.75) of its 1 s.
+    layers = (Layer("first", 0.0, 1.0), Layer("last", 0.0, 2.0, (4,)))
+    workload = Workload("hand", "by hand", (Profile(1, layers),), batch_size=2, steps=1)
+    link = Link("slow", 0.0, 1.0, hop_s=0.0)
+    step = predict_shared(workload, link, Shared(2), 2, Fusion(0, 0.0), Polling(sending=0.75))
+    assert step.step_s == pytest.approx(6.0)
+    stopped = predict_shared(workload, link, Shared(2), 2, Fusion(0, 0.0), Polling(sending=1.0))
+    assert stopped.step_s == pytest.approx(7.0)
 
 
 def test_a_batch_that_does_not_go_round_is_an_error() -> None:
     with pytest.raises(ValueError, match="8 samples cannot be shared out over 3 ranks"):
-        predict_shared(WORKLOAD, Link("free", 0.0, 1e12), Shared(2), 3, Fusion())
+        predict_shared(WORKLOAD, Link("free", 0.0, 1e12), Shared(2), 3, Fusion(), Polling())
 
 
 def test_links_of_a_file_stand_beside_the_known_ones(tmp_path: Path) -> None:
