@@ -42,6 +42,8 @@ def calibrate(config: Config, request: CalibrationRequest) -> dict[str, Any]:
         raise ValueError("there is no mpirun (scripts/setup.sh installs it)")
     one = with_overrides(config, ("train.device=cpu", "train.cpu_threads=1"), "--calibrate")
     config = without_split(for_random_batches(one))[0]
+    if config.train.accumulation > 1:
+        raise ValueError("--calibrate: train.accumulation must be 1")
     for count in request.ranks:
         share_of_batch(config, count)
     machine = Machine.find(config, num_devices=min(len(os.sched_getaffinity(0)), request.ranks[-1]))

@@ -53,9 +53,13 @@ class CalibrationRequest:
     report: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        for name, value, least in (("--rounds", self.rounds, 1), ("--warmup", self.warmup, 1)):
-            if value < least:
-                raise ValueError(f"{name} {value} is not possible ({least} or more)")
+        for name, value in (
+            ("--rounds", self.rounds),
+            ("--warmup", self.warmup),
+            ("--largest-mib", self.largest_bytes),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} {value} is not possible (1 or more)")
         for network in self.networks:
             check_network(network)
         if self.ranks[-1] < 2:

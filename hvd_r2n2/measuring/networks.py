@@ -1,4 +1,9 @@
-"""How ranks on this machine talk: through its memory, over TCP, or each over a slow line of its own."""
+"""How ranks on this machine talk: through its memory, over TCP, or each over a slow line of its own.
+
+A line is a pair of `veth` interfaces whose rate a token bucket limits (`tc … tbf`), one in a network namespace of the
+rank, the other at a bridge that all ranks share. Only the rate is shaped: latency would need `netem`, which not every
+kernel has.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MEMORY, TCP = "memory", "tcp"
-_RATE = re.compile(r"[1-9]\d{0,4}[mg]bit")
+_RATE = re.compile(r"[1-9]\d{1,4}mbit|[1-9]\d{0,2}gbit")
 _TOOLS = ("unshare", "nsenter", "ip", "tc", "sh")
 _TCP = {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "tcp,self"}
 _SECONDS_FOR_A_TRIAL = 20
@@ -53,7 +58,9 @@ _LINE = {
 def check_network(name: str) -> None:
     """Raise a ValueError unless ranks can be asked to talk so: `memory`, `tcp`, or a rate such as `100mbit`."""
     if name not in (MEMORY, TCP) and not _RATE.fullmatch(name):
-        raise ValueError(f"network {name!r}: write {MEMORY}, {TCP}, or the rate of a line, such as 1gbit or 100mbit")
+        raise ValueError(
+            f"network {name!r}: write {MEMORY}, {TCP}, or the rate of a line, such as 1gbit or 100mbit (from 10mbit)"
+        )
 
 
 def rate_of(name: str) -> float | None:
