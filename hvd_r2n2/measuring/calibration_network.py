@@ -56,7 +56,7 @@ class CalibrationRequest:
         for name, value in (
             ("--rounds", self.rounds),
             ("--warmup", self.warmup),
-            ("--largest-mib", self.largest_bytes),
+            ("--largest-mib", self.largest_bytes // 2**20),
         ):
             if value < 1:
                 raise ValueError(f"{name} {value} is not possible (1 or more)")
