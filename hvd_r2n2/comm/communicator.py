@@ -60,6 +60,10 @@ class Communicator(ABC):
         """Wait for what `average_async` started."""
 
     @abstractmethod
+    def is_done(self, handle: Any) -> bool:
+        """Say whether `wait` would return at once."""
+
+    @abstractmethod
     def barrier(self) -> None:
         """Return when every rank has come here."""
 
@@ -106,6 +110,10 @@ class Alone(Communicator):
     @override
     def wait(self, handle: Any) -> None:
         return None
+
+    @override
+    def is_done(self, handle: Any) -> bool:
+        return True
 
     @override
     def barrier(self) -> None:

@@ -83,6 +83,10 @@ class HorovodRanks(Communicator):
             hvd.synchronize(handle)
 
     @override
+    def is_done(self, handle: Any) -> bool:
+        return bool(hvd.poll(handle))
+
+    @override
     def barrier(self) -> None:
         with self._watch.waiting("a barrier"):
             hvd.barrier()

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from hvd_r2n2.config import Config, with_overrides
+from hvd_r2n2.measuring.bursts import Burst
+from hvd_r2n2.measuring.networks import MEMORY
 
-Kind = Literal["engine", "copies", "ddp", "horovod", "inference", "matrix"]
+Kind = Literal["engine", "copies", "ddp", "horovod", "inference", "matrix", "allreduce"]
 
 ONE_DEVICE = "one-device"
 BOUND = "bound"
@@ -24,13 +26,23 @@ class ArmSpec:
     kind: Kind = "engine"
     """`engine`: one process trains as `hvd_r2n2.train` does. `copies`: each process trains on its own, all at once.
     `ddp`: ranks of torch's DistributedDataParallel. `horovod`: ranks under mpirun, as `hvd_r2n2.train` has them.
-    `inference`: one process runs the network forward alone. `matrix`: one process multiplies matrices."""
+    `inference`: one process runs the network forward alone. `matrix`: one process multiplies matrices. `allreduce`:
+    ranks under mpirun average tensors and train nothing."""
     processes: int = 1
     """How many; each but an `engine` has one device."""
     overrides: tuple[str, ...] = ()
     """What differs from the benchmark's settings: section.key=value."""
     accumulations: tuple[int, ...] = ()
     """Numbers of micro-batches (train.accumulation) that are tried first: the fastest becomes the arm's."""
+    network: str = MEMORY
+    """How ranks under mpirun talk: see `networks.py`."""
+    bursts: tuple[Burst, ...] = ()
+    """What an `allreduce` arm averages."""
+
+    @property
+    def is_under_mpirun(self) -> bool:
+        """Whether mpirun starts its processes."""
+        return self.kind in ("horovod", "allreduce")
 
     def config(self, config: Config) -> Config:
         """Return the arm's settings.

@@ -12,6 +12,7 @@ import torch
 from hvd_r2n2.comm import launch_environment
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.arms import ArmSpec
+from hvd_r2n2.measuring.networks import rank_environment
 
 _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -59,7 +60,7 @@ class Machine:
 
     def why_not(self, arm: ArmSpec) -> str | None:
         """Say why an arm is not possible here; None if it is."""
-        if arm.kind in ("ddp", "horovod") and self.gpus and len(self.gpus) < arm.processes:
+        if (arm.kind == "ddp" or arm.is_under_mpirun) and self.gpus and len(self.gpus) < arm.processes:
             return f"{arm.processes} ranks need {arm.processes} GPUs, {len(self.gpus)} seen"
         return None
 
@@ -81,6 +82,8 @@ class Machine:
     def environment(self, arm: ArmSpec, rank: int | None) -> Mapping[str, str]:
         """Return the environment of one process; None for the launcher of them all."""
         own = launch_environment() | {"OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
+        if arm.is_under_mpirun:
+            own |= rank_environment(arm.network)
         if self.gpus and rank is not None and arm.processes > 1:
             own["CUDA_VISIBLE_DEVICES"] = self.gpus[rank % len(self.gpus)]
         return own

@@ -100,7 +100,7 @@ def quick_rate(name: str, device: torch.device) -> float:
 
 
 def short_enough(shape: tuple[int, int, int], rate: float) -> tuple[int, ...]:
-    """Halve the sides of a product until it should take 0.3 s at most, at so many floating-point operations a second."""
+    """Halve the sides of a product until it should take 0.3 s at most, at `rate` floating-point operations a second."""
     sides: tuple[int, ...] = shape
     while 2 * math.prod(sides) / rate > _LONGEST_S:
         sides = tuple(side // 2 for side in sides)

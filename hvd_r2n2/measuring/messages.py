@@ -9,6 +9,7 @@ from typing import TypeAlias
 from hvd_r2n2.common.memory import DeviceMemory
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.arms import Kind
+from hvd_r2n2.measuring.bursts import Burst, BurstTimes
 from hvd_r2n2.measuring.operations import Profile
 from hvd_r2n2.split import TaskTime
 
@@ -26,6 +27,8 @@ class Job:
     """Cores that this process may use."""
     store: str
     """File through which the ranks of a `ddp` arm find each other; another one for every job."""
+    bursts: tuple[Burst, ...] = ()
+    """What an `allreduce` arm averages."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class Done:
     """Across a split."""
     parts_s: Mapping[str, float] = field(default_factory=dict)
     """By name: how long each part took of a step that has parts which are timed apart."""
+    allreduces: BurstTimes = field(default_factory=BurstTimes)
+    """Of a step of allreduces alone."""
 
 
 @dataclass(frozen=True)

@@ -72,10 +72,12 @@ def measure(
     warmup: int,
     report: Callable[[str], None],
     profiled: bool = False,
+    teams: Mapping[str, Team] | None = None,
 ) -> Measurement:
     """Measure `rounds` steps of each arm after `warmup` that do not count.
 
-    If `profiled`, each arm then takes a few more steps under the profiler, which do not count for its times.
+    If `profiled`, each arm then takes a few more steps under the profiler, which do not count for its times. `teams`
+    are the arms' processes, by name, where they were `started` before.
 
     Raises:
         JobError: an arm has failed; the processes of all arms have ended then.
@@ -86,8 +88,8 @@ def measure(
     available = available_memory_bytes()
     steps = len(arms) * (warmup + rounds)
     with ExitStack() as stack:
-        folder = stack.enter_context(_folder())
-        teams = {arm.name: stack.enter_context(Team(arm, machine, folder)) for arm in arms}
+        if teams is None:
+            teams = stack.enter_context(started(arms, machine))
         advance = stack.enter_context(show_progress("steps", steps, report))
         resident, is_releasing = 0, False
         for number, arm in enumerate(arms):
@@ -157,6 +159,18 @@ def with_trials(
         for result in measurement.results
     )
     return replace(measurement, results=results)
+
+
+@contextmanager
+def started(arms: Sequence[ArmSpec], machine: Machine) -> Iterator[Mapping[str, Team]]:
+    """Start the processes of each arm; give them by its name.
+
+    Raises:
+        ValueError: there is no mpirun, and an arm needs it.
+    """
+    with ExitStack() as stack:
+        folder = stack.enter_context(_folder())
+        yield {arm.name: stack.enter_context(Team(arm, machine, folder)) for arm in arms}
 
 
 @contextmanager

@@ -10,13 +10,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from hvd_r2n2.comm import launch_facts
 from hvd_r2n2.common.extras import require
 from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config, load_config
+from hvd_r2n2.measuring.calibration import calibrate
+from hvd_r2n2.measuring.calibration_network import CalibrationRequest
+from hvd_r2n2.measuring.calibration_report import print_calibration
 from hvd_r2n2.measuring.report import write_json
 from hvd_r2n2.measuring.scale import about, assume_workload, measure_workload, predict, with_speedup
 from hvd_r2n2.measuring.scale_report import draw_scaling, print_checks, print_scaling
 from hvd_r2n2.scaling.allreduce import find_algorithm
+from hvd_r2n2.scaling.calibration import read_links
 from hvd_r2n2.scaling.comparison import Conditions, Storage, parse_ranks
 from hvd_r2n2.scaling.links import find_cluster
 from hvd_r2n2.scaling.published import check
@@ -37,6 +42,10 @@ def scale(words: Sequence[str]) -> None:
         OSError: a file cannot be read or written.
     """
     options = _parser().parse_args(words)
+    command = shlex.join(["python", "-m", "hvd_r2n2.plan", "scale", *words])
+    if options.calibrate:
+        _calibrate(options, command)
+        return
     if options.check:
         checks = check()
         print_checks(checks)
@@ -46,8 +55,7 @@ def scale(words: Sequence[str]) -> None:
     if options.picture is not None:
         require("matplotlib.figure")  # before minutes are spent on measuring
     config = load_config(options.config, options.overrides)
-    counts, conditions = parse_ranks(options.ranks), _conditions(options)
-    command = shlex.join(["python", "-m", "hvd_r2n2.plan", "scale", *words])
+    counts, conditions = parse_ranks(options.ranks or "1..4096"), _conditions(options)
     workload = with_speedup(_workload(config, options), _positive(options.split_speedup, "--split-speedup"))
     if options.save_costs is not None:
         write_workload(options.save_costs, workload, about(command))
@@ -59,6 +67,29 @@ def scale(words: Sequence[str]) -> None:
         draw_scaling(options.picture, found)
 
 
+def _calibrate(options: argparse.Namespace, command: str) -> None:
+    if launch_facts().size > 1:
+        raise ValueError("--calibrate starts its ranks itself: start it without mpirun, horovodrun or srun")
+    request = CalibrationRequest(
+        networks=tuple(options.networks.split(",")),
+        ranks=parse_ranks(options.ranks or "1..8"),
+        rounds=options.rounds,
+        warmup=options.warmup,
+        largest_bytes=options.largest_mib * 2**20,
+        effort=Effort(options.measure_steps, options.measure_seconds),
+        command=command,
+        report=_say,
+    )
+    content = calibrate(load_config(options.config, options.overrides), request)
+    print_calibration(content)
+    if options.json is not None:
+        write_json(options.json, content)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _workload(config: Config, options: argparse.Namespace) -> Workload:
     if options.costs is not None and options.device is not None:
         raise ValueError("--costs and --device: costs come from one of them, leave the other out")
@@ -68,7 +99,7 @@ def _workload(config: Config, options: argparse.Namespace) -> Workload:
         return assume_workload(config, options.device, options.device_share)
     keep_freed_memory()
     effort = Effort(options.measure_steps, options.measure_seconds)
-    return measure_workload(config, effort, lambda text: print(text, file=sys.stderr, flush=True))
+    return measure_workload(config, effort, _say)
 
 
 def _conditions(options: argparse.Namespace) -> Conditions:
@@ -77,7 +108,11 @@ def _conditions(options: argparse.Namespace) -> Conditions:
         raise ValueError(f"--spread {spread:g} is not possible (from 0, below 1)")
     gigabytes = _positive(options.shared_gb_per_s, "--shared-gb-per-s")
     return Conditions(
-        find_cluster(options.network, options.devices_per_node),
+        find_cluster(
+            options.network,
+            options.devices_per_node,
+            {} if options.calibration is None else read_links(options.calibration),
+        ),
         spread=spread,
         algorithm=find_algorithm(options.algorithm),
         storage=Storage(
@@ -98,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", type=Path, metavar="FILE", help="settings (YAML): network, batch, views, steps of the run")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change one setting")
-    add("--ranks", default="1..4096", metavar="N..M", help="devices, doubling from N to M, or a list (1..4096)")
+    add("--ranks", metavar="N..M", help="devices, doubling from N to M, or a list (1..4096; --calibrate: 1..8)")
     add(
         "--network",
         default="nvlink4+8*ndr",
@@ -119,6 +154,23 @@ def _parser() -> argparse.ArgumentParser:
     add("--measure-steps", type=int, default=3, metavar="N", help="runs of which medians are taken (3)")
     add("--measure-seconds", type=int, default=10, metavar="S", help="about how long a run may take (10)")
     add("--check", action="store_true", help="hold the model against published figures, and nothing else")
+    add(
+        "--calibrate",
+        action="store_true",
+        help="run ranks of Horovod on this machine: allreduces, to which links are fitted, and training steps beside "
+        "what these links predict (train.batch_size is all ranks' together; one thread a rank, float32 unless set)",
+    )
+    add(
+        "--networks",
+        default="memory,tcp,100mbit",
+        metavar="NAME,…",
+        help="for --calibrate: memory, tcp (loopback), or rates of slow lines, which need root and tc "
+        "(memory,tcp,100mbit)",
+    )
+    add("--rounds", type=int, default=5, metavar="N", help="for --calibrate: of each arm, in turn (5)")
+    add("--warmup", type=int, default=1, metavar="N", help="for --calibrate: before them (1)")
+    add("--largest-mib", type=int, default=64, metavar="N", help="for --calibrate: the largest tensor (64)")
+    add("--calibration", type=Path, metavar="FILE", help="what --calibrate --json wrote: its links for --network")
     add("--json", type=Path, metavar="FILE", help="write everything")
     add("--picture", type=Path, metavar="FILE", help="draw efficiency over devices (png, svg or pdf)")
     return parser

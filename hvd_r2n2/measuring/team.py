@@ -33,6 +33,7 @@ from hvd_r2n2.measuring.messages import (
     Step,
 )
 from hvd_r2n2.measuring.mortal import die_with_parent
+from hvd_r2n2.measuring.networks import rank_command
 from hvd_r2n2.measuring.operations import Profile
 
 _WORKER = (sys.executable, "-m", "hvd_r2n2.measuring.worker")
@@ -85,7 +86,7 @@ class Team:
         self._num_jobs += 1
         store = str(self._folder / f"{arm.name}.{self._num_jobs}.store")
         size = arm.processes
-        jobs = [Job(arm.kind, own, size, self._machine.cores_of(arm, rank), store) for rank in range(size)]
+        jobs = [Job(arm.kind, own, size, self._machine.cores_of(arm, rank), store, arm.bursts) for rank in range(size)]
         replies = self._ask(jobs, Ready)
         if size == 1:
             return replies[0]
@@ -115,7 +116,7 @@ class Team:
         for process in self._processes:
             if at_once:
                 # mpirun must end its ranks itself, a worker of ours may be in the middle of a step.
-                process.send_signal(signal.SIGTERM if self.arm.kind == "horovod" else signal.SIGKILL)
+                process.send_signal(signal.SIGTERM if self.arm.is_under_mpirun else signal.SIGKILL)
             try:
                 process.wait(_GRACE_S)
             except subprocess.TimeoutExpired:
@@ -134,12 +135,13 @@ class Team:
         self.close(at_once=kind is not None)
 
     def _start(self) -> None:
-        if self.arm.kind == "horovod":
+        if self.arm.is_under_mpirun:
             mpirun = find_launcher("mpirun")
             if mpirun is None:
                 raise ValueError(f"arm {self.arm.name}: there is no mpirun (scripts/setup.sh installs it)")
-            options = ("--oversubscribe", "--bind-to", "none", "-np", str(self.arm.processes))
-            self._launch((str(mpirun), *options, *_WORKER, str(self._path)), None)
+            words = (str(mpirun), "--oversubscribe", "--bind-to", "none", "-np", str(self.arm.processes))
+            worker, files = (*_WORKER, str(self._path)), self._folder / f"{self.arm.name}.net"
+            self._launch(rank_command(self.arm.network, words, self.arm.processes, worker, files), None)
             return
         for rank in range(self.arm.processes):
             self._launch((*_WORKER, str(self._path), str(rank)), rank)
@@ -212,7 +214,7 @@ class Team:
         return received
 
     def _pause(self, what: signal.Signals) -> None:
-        if self.arm.kind == "horovod":
+        if self.arm.is_under_mpirun:
             for pid in self._pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, what)

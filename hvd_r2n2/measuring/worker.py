@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from torch import Tensor
 from hvd_r2n2.comm import Alone, Communicator, JobError, connect, launch_facts
 from hvd_r2n2.common.memory import keep_freed_memory, release_freed_memory
 from hvd_r2n2.config import Config
+from hvd_r2n2.measuring.allreduces import AllreduceRunner
+from hvd_r2n2.measuring.bursts import BurstTimes
 from hvd_r2n2.measuring.inference import InferenceRunner
 from hvd_r2n2.measuring.matrix import MatrixRunner
 from hvd_r2n2.measuring.messages import (
@@ -36,7 +39,7 @@ from hvd_r2n2.measuring.mortal import die_first, die_with_parent
 from hvd_r2n2.measuring.operations import profile_step
 from hvd_r2n2.measuring.runner import DistributedRunner, EngineRunner
 
-Runner = EngineRunner | DistributedRunner | InferenceRunner | MatrixRunner
+Runner = EngineRunner | DistributedRunner | InferenceRunner | MatrixRunner | AllreduceRunner
 
 _PROFILED_STEPS = 3
 """Of which the fastest counts."""
@@ -110,9 +113,14 @@ class _Server:
             self._runner = DistributedRunner(job.config, self._rank, job.size, Path(job.store))
         else:
             if self._communicator is None:
-                self._communicator = connect(job.config.horovod) if job.kind == "horovod" else Alone()
+                is_ranks = job.kind in ("horovod", "allreduce")
+                self._communicator = connect(job.config.horovod) if is_ranks else Alone()
             kinds: dict[str, Callable[[Config, Communicator], Runner]]
-            kinds = {"inference": InferenceRunner, "matrix": MatrixRunner}
+            kinds = {
+                "inference": InferenceRunner,
+                "matrix": MatrixRunner,
+                "allreduce": partial(AllreduceRunner, bursts=job.bursts),
+            }
             self._runner = kinds.get(job.kind, EngineRunner)(job.config, self._communicator)
         return Ready(self._runner.placement.names, tuple(self._runner.notes))
 
@@ -155,6 +163,7 @@ class _Server:
             tasks=report.tasks,
             bytes_moved=report.bytes_moved,
             parts_s=runner.parts_s() if isinstance(runner, MatrixRunner) else {},
+            allreduces=runner.times() if isinstance(runner, AllreduceRunner) else BurstTimes(),
         )
 
 

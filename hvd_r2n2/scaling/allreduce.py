@@ -80,7 +80,7 @@ def negotiation_s(cluster: Cluster, num_ranks: int, ranks_per_node: int) -> floa
     if num_ranks == 1:
         return 0.0
     link = cluster.inside if num_ranks <= ranks_per_node else cluster.between
-    return 2 * ceil(log2(num_ranks)) * link.message_s(0, min(num_ranks, ranks_per_node))
+    return 2 * ceil(log2(num_ranks)) * link.agreement_s(min(num_ranks, ranks_per_node))
 
 
 def find_algorithm(name: str) -> Algorithm:

@@ -42,6 +42,8 @@ class Link:
     processor_share: float = 0.0
     """Share of a transfer's time for which a processor works at it that also computes: 0 for GPUs with a network card,
     1 where the cores that compute also copy."""
+    hop_s: float | None = None
+    """Of a message by which ranks agree on what is ready everywhere; None: the latency."""
 
     @property
     def bytes_per_s(self) -> float:
@@ -53,9 +55,17 @@ class Link:
 
         What processors do takes turns, what the line does not.
         """
-        turns = max(1.0, at_once / self.lanes)
+        turns = self.turns(at_once)
         slower = self.processor_share * turns + 1 - self.processor_share
         return self.latency_s * turns + size / (self.bytes_per_s * cards) * slower
+
+    def turns(self, at_once: int) -> float:
+        """Give how many messages a processor has to see to while so many are on their way."""
+        return max(1.0, at_once / self.lanes)
+
+    def agreement_s(self, at_once: int) -> float:
+        """Give the time of a message by which ranks agree."""
+        return (self.latency_s if self.hop_s is None else self.hop_s) * self.turns(at_once)
 
 
 def _rdma(name: str, gigabits: float) -> Link:

@@ -53,6 +53,7 @@ def predict_step(
     algorithm: Algorithm = "best",
     other_s: float = 0.0,
     input_s: float = 0.0,
+    processor_share: float | None = None,
 ) -> Step:
     """Return what a step of ranks takes that have these layers to do each.
 
@@ -68,6 +69,7 @@ def predict_step(
         other_s: arithmetic before the first layer or after the gradients are averaged: earlier micro-batches, the
             optimizer.
         input_s: what reading the step's pictures takes.
+        processor_share: by how much of its pace backward is slower while an allreduce runs; None: as the link says.
     """
     ranks_per_node = max(1, cluster.devices_per_node // devices_per_rank)
     inside = cluster.inside if num_ranks <= ranks_per_node else cluster.between
@@ -79,7 +81,7 @@ def predict_step(
         lambda size: allreduce_s(cluster, num_ranks, ranks_per_node, size, algorithm),
         fusion,
         negotiation_s=negotiation_s(cluster, num_ranks, ranks_per_node),
-        processor_share=inside.processor_share,
+        processor_share=inside.processor_share if processor_share is None else processor_share,
     )
     late_s = straggler_s(compute_s, spread, num_ranks)
     return Step(compute_s, found.total_s, found.exposed_s, late_s, input_s)

@@ -94,3 +94,33 @@ def test_mistakes_are_said_before_anything_is_measured(python: Launcher, words: 
     assert message in result.stderr
     assert "measuring" not in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_calibration_measures_ranks_and_its_links_can_be_used(
+    python: Launcher, mpirun: Launcher, tmp_path: Path
+) -> None:
+    out, again = tmp_path / "calibration.json", tmp_path / "scale.json"
+    scale = ("-m", "hvd_r2n2.plan", "scale", *TINY)
+    short = ("--ranks", "2", "--networks", "memory", "--rounds", "2", "--warmup", "1", "--largest-mib", "1")
+    done = python(*scale, "--calibrate", *short, "--json", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads(out.read_text(encoding="utf-8"))
+    assert content.keys() >= {"command", "hardware", "versions", "settings", "date"}
+    assert content["left_out"] == {}
+    assert {entry["bytes"] for entry in content["allreduces"]} == {2**12, 2**16, 2**20}
+    assert [entry["ranks"] for entry in content["steps"]] == [1, 2]
+    for entries, model in ((content["allreduces"], "fitted_s"), (content["steps"], "predicted_s")):
+        for entry in entries:
+            assert len(entry["times_s"]) == 2
+            assert min(entry["times_s"]) > 0
+            assert entry["median_s"] == pytest.approx(sum(entry["times_s"]) / 2)
+            assert entry["error"] == pytest.approx(entry[model] / entry["median_s"] - 1)
+    errors = content["errors"]["allreduces"]
+    assert errors["largest"] == max(abs(entry["error"]) for entry in content["allreduces"]) >= errors["median"]
+    for word in ("memory", "allreduces alone", "which nothing is fitted to", "largest"):
+        assert word in done.stdout
+    used = ("--device", "h100", "--network", "memory+memory", "--calibration", out, "--ranks", "1..2", "--json", again)
+    done = python("-m", "hvd_r2n2.plan", "scale", *used)
+    assert done.returncode == 0, done.stderr
+    link = json.loads(again.read_text(encoding="utf-8"))["assumptions"]["cluster"]["between"]
+    assert link == content["links"]["memory"]

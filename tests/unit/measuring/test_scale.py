@@ -58,6 +58,10 @@ def test_picture_is_drawn(tmp_path: Path) -> None:
         (["--device", "h100", "--network", "nvlink4+ndrr"], r"did you mean ndr"),
         (["--device", "h100", "--devices-per-node", "0"], r"0 devices per node"),
         (["--device", "h100", "--costs", "x.json"], r"leave the other out"),
+        (["--calibrate", "--ranks", "1"], r"--ranks: calibrating needs 2 ranks or more"),
+        (["--calibrate", "--networks", "memory,ib"], r"network 'ib': write memory, tcp, or the rate of a line"),
+        (["--calibrate", "--rounds", "0"], r"--rounds 0 is not possible"),
+        (["--calibrate", "--set", "train.batch_size=6"], r"6 cannot be divided evenly over 4 rank"),
     ],
 )
 def test_wrong_words_are_named(words: list[str], message: str) -> None:
