@@ -34,7 +34,10 @@ class HorovodRanks(Communicator):
             JobError: Horovod's world is not what the launcher promised.
         """
         os.environ |= horovod_environment(settings, os.environ, has_gpu=torch.cuda.is_available())
+        before = set(os.listdir("/proc/self/task"))
         hvd.init()
+        for thread in set(os.listdir("/proc/self/task")) - before:
+            os.setpriority(os.PRIO_PROCESS, int(thread), int(os.environ.get("X_NICE", "0")))
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         if (self.rank, self.size) != (launch.rank, launch.size):
