@@ -81,9 +81,9 @@ def _calibrate(options: argparse.Namespace, command: str) -> None:
         report=_say,
     )
     content = calibrate(load_config(options.config, options.overrides), request)
-    print_calibration(content)
     if options.json is not None:
         write_json(options.json, content)
+    print_calibration(content)
 
 
 def _say(text: str) -> None:
