@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,6 +24,9 @@ T = TypeVar("T")
 
 _STALL_TIMEOUT_S = 300.0
 """Until `watch` says otherwise."""
+_THREADS = Path("/proc/self/task")
+_NICENESS = 10
+"""Of the threads of Horovod and MPI beside arithmetic on the same cores: a tenth of a core where both want it."""
 
 
 class HorovodRanks(Communicator):
@@ -34,10 +39,10 @@ class HorovodRanks(Communicator):
             JobError: Horovod's world is not what the launcher promised.
         """
         os.environ |= horovod_environment(settings, os.environ, has_gpu=torch.cuda.is_available())
-        before = set(os.listdir("/proc/self/task"))
+        own = set(_THREADS.iterdir())
         hvd.init()
-        for thread in set(os.listdir("/proc/self/task")) - before:
-            os.setpriority(os.PRIO_PROCESS, int(thread), int(os.environ.get("X_NICE", "0")))
+        if not torch.cuda.is_available():
+            _step_back(set(_THREADS.iterdir()) - own)
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         if (self.rank, self.size) != (launch.rank, launch.size):
@@ -99,3 +104,10 @@ class HorovodRanks(Communicator):
         self.barrier()  # a rank that leaves early makes Horovod fail on the others
         self._watch.close()
         hvd.shutdown()
+
+
+def _step_back(threads: Iterable[Path]) -> None:
+    """Let threads, which mostly ask other ranks for work, give way to those that compute."""
+    for thread in threads:
+        with contextlib.suppress(ProcessLookupError):  # it has ended since
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), _NICENESS)
