@@ -17,16 +17,10 @@ from hvd_r2n2.training.precision import weights_dtype
 from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.tasks import create_task
 from tests.conftest import Launcher
+from tests.gpu.marks import ON_GPU
 from tests.short_runs import TRAIN, largest_difference, settings, weights
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available(),
-        reason="torch sees no CUDA device"
-        + ("" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"),
-    ),
-]
+pytestmark = ON_GPU
 
 VIEWS = (1, 2, 2, 1, 2, 1)
 BATCH = 4

@@ -11,11 +11,9 @@ from torch import nn
 
 from hvd_r2n2.measuring.operations import profile_step
 from tests.conftest import Launcher
+from tests.gpu.marks import ON_GPU
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
-]
+pytestmark = ON_GPU
 
 
 def test_time_of_kernels_goes_to_the_operations_that_launched_them() -> None:

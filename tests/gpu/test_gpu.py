@@ -19,16 +19,10 @@ from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.step import TrainingStep
 from hvd_r2n2.training.task_reconstruction import ReconstructionTask
 from tests.conftest import Launcher
+from tests.gpu.marks import ON_GPU
 from tests.short_runs import TRAIN, settings
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available(),
-        reason="torch sees no CUDA device"
-        + ("" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"),
-    ),
-]
+pytestmark = ON_GPU
 
 CPU = torch.device("cpu")
 NETWORKS = ("3d-lstm-1", "3d-gru-1", "3d-gru-3", "res3d-gru-3")

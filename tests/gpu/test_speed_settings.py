@@ -22,15 +22,9 @@ from hvd_r2n2.training.placement import place_rank
 from hvd_r2n2.training.precision import autocast, set_tf32, weights_dtype
 from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.task_reconstruction import ReconstructionTask
+from tests.gpu.marks import ON_GPU
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available(),
-        reason="torch sees no CUDA device"
-        + ("" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"),
-    ),
-]
+pytestmark = ON_GPU
 
 CUDA = torch.device("cuda", 0)
 STEPS = 8

@@ -12,16 +12,10 @@ from hvd_r2n2.common.stages import run_stages
 from hvd_r2n2.models import create_model, voxel_loss_stage
 from hvd_r2n2.split import Plan, SplitNetwork, SplitOptions
 from tests.conftest import Launcher
+from tests.gpu.marks import ON_GPU
 from tests.short_runs import TRAIN, settings
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available(),
-        reason="torch sees no CUDA device"
-        + ("" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"),
-    ),
-]
+pytestmark = ON_GPU
 
 NETWORKS = ("3d-lstm-1", "3d-gru-3", "res3d-gru-3")
 CUTS = {"3d-lstm-1": "decoder.block7", "3d-gru-3": "recurrence.projection", "res3d-gru-3": "decoder.block8.b"}
