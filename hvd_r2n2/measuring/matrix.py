@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hvd_r2n2.comm import Communicator
+from hvd_r2n2.common.hardware import bfloat16_hardware
 from hvd_r2n2.common.memory import DeviceMemory
 from hvd_r2n2.common.statistics import Spread
 from hvd_r2n2.config import Config
@@ -28,7 +29,7 @@ _PRODUCTS = 2
 """Of each shape in a step, each one timed: the better one counts."""
 _QUICK_SIDE = 256
 _LONGEST_S = 0.3
-"""Of a product; where it would take longer, as it does in software, all sides are halved until it does not."""
+"""Of a product in software: all sides are halved until it does not take longer."""
 
 
 class MatrixRunner:
@@ -49,7 +50,8 @@ class MatrixRunner:
         if self.device.type == "cuda":
             set_tf32(True)
         dtype, generator = _DTYPES[config.train.dtype], torch.Generator().manual_seed(config.train.seed)
-        rate = quick_rate(config.train.dtype, self.device)
+        is_slow = config.train.dtype == "bfloat16" and bfloat16_hardware(self.device.type) is None
+        rate = quick_rate(config.train.dtype, self.device) if is_slow else math.inf
         self._pairs: dict[str, tuple[Tensor, Tensor]] = {}
         for shape in _SHAPES[self.device.type]:
             rows, inner, columns = short_enough(shape, rate)
