@@ -13,6 +13,9 @@ from hvd_r2n2.measuring.networks import MEMORY
 
 Kind = Literal["engine", "copies", "ddp", "horovod", "inference", "matrix", "allreduce"]
 
+UNDER_MPIRUN: tuple[Kind, ...] = ("horovod", "allreduce")
+"""Kinds whose processes mpirun starts."""
+
 ONE_DEVICE = "one-device"
 BOUND = "bound"
 
@@ -42,7 +45,7 @@ class ArmSpec:
     @property
     def is_under_mpirun(self) -> bool:
         """Whether mpirun starts its processes."""
-        return self.kind in ("horovod", "allreduce")
+        return self.kind in UNDER_MPIRUN
 
     def config(self, config: Config) -> Config:
         """Return the arm's settings.

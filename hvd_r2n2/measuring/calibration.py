@@ -8,24 +8,20 @@ from dataclasses import asdict, replace
 from statistics import median
 from typing import Any
 
-from hvd_r2n2.comm import Alone, find_launcher
-from hvd_r2n2.common.memory import keep_freed_memory, release_freed_memory
+from hvd_r2n2.comm import find_launcher
 from hvd_r2n2.config import Config, with_overrides
-from hvd_r2n2.measuring.arms import ArmSpec
 from hvd_r2n2.measuring.calibration_network import FUSION, CalibrationRequest, NetworkCalibration
 from hvd_r2n2.measuring.comparison import for_random_batches, views_of, without_split
 from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.networks import why_not
+from hvd_r2n2.measuring.prediction import measure_layers
 from hvd_r2n2.measuring.report import heading, origin
-from hvd_r2n2.measuring.runner import build_network
 from hvd_r2n2.measuring.step_costs import measured_workload
 from hvd_r2n2.scaling.calibration import KIND, VERSION, Polling, Shared
 from hvd_r2n2.scaling.links import Link
 from hvd_r2n2.scaling.workload import Workload
 from hvd_r2n2.split.planner import DATA_PARALLEL
-from hvd_r2n2.training.machine_costs import Effort, measure_costs
-from hvd_r2n2.training.placement import place_rank
-from hvd_r2n2.training.planning import make_job
+from hvd_r2n2.training.machine_costs import Effort
 from hvd_r2n2.training.step import share_of_batch
 
 
@@ -90,26 +86,9 @@ def _measure_stages(
     config: Config, machine: Machine, num_views: int, effort: Effort, report: Callable[[str], None]
 ) -> tuple[Workload, Shared]:
     """Measure the layers on one core, and by how much all of them are slower when every core has its own."""
-    views = () if config.model.classifies else (f"train.min_views={num_views}", f"train.max_views={num_views}")
     names = ", ".join(f"cpu:{number}" for number in range(machine.num_devices))
     every = ("split.strategy=auto", f"split.devices=[{names}]") if machine.num_devices > 1 else ()
-    given = machine.settings(ArmSpec("--calibrate", overrides=(*every, *views)), config)
-    placement = place_rank(given, Alone(), report)
-    keep_freed_memory()
-    job = make_job(given, *build_network(given, placement), len(placement.devices), num_ranks=1)
-    costs = measure_costs(
-        given,
-        job,
-        placement.devices,
-        placement.threads_per_device,
-        strategies=(),
-        cut=None,
-        schedule=None,
-        ranks_of_host=1,
-        effort=effort,
-        report=report,
-    )
-    release_freed_memory()
+    given, job, costs = measure_layers("--calibrate", every, config, machine, num_views, (), effort, report)
     workload = measured_workload(given, replace(job, num_devices=1), costs, "measured on one core")
     return workload, Shared(machine.num_devices, costs.machine.slowdowns.get(DATA_PARALLEL, 1.0))
 

@@ -68,7 +68,7 @@ def compare_device(
     left_out: dict[str, str] = {}
     if bfloat16_hardware(machine.device_type) is None:
         rate = quick_rate("bfloat16", torch.device(machine.device_type))
-        left_out = arms_in_software(arms, config, rate, names or ())
+        left_out = arms_in_software(arms, config, rate, [*(names or ()), *(change[0] for change in changes)])
     arms = tuple(arm for arm in arms if arm.name not in left_out)
     notes = [*_notes(config, machine, arms), *(f"{name}: left out: {reason}" for name, reason in left_out.items())]
     for note in notes:
@@ -159,7 +159,7 @@ def arms_in_software(
         arms: all arms.
         config: the settings that they differ from.
         flop_per_s: what the machine does in bfloat16 without hardware for it.
-        named: what --arms names.
+        named: what --arms or --arm names.
     """
     found = {}
     for arm in arms:

@@ -27,8 +27,42 @@ def predict_arms(
 
     Arms of Horovod ranks and independent copies are left out: nothing is planned for them.
     """
+    strategies = sorted({arm.config(config).split.strategy for arm in arms} - {"none", "auto"})
+    planned = ("split.strategy=auto",)
+    _, job, costs = measure_layers("--predict", planned, config, machine, num_views, strategies, _EFFORT, report)
+    found = {arm.name: _predicted_s(arm, config, job, costs) for arm in arms}
+    return {name: seconds for name, seconds in found.items() if seconds is not None}
+
+
+def measure_layers(
+    name: str,
+    overrides: Sequence[str],
+    config: Config,
+    machine: Machine,
+    num_views: int,
+    strategies: Sequence[str],
+    effort: Effort,
+    report: Callable[[str], None],
+) -> tuple[Config, Job, Costs]:
+    """Measure what the layers cost on the devices that a benchmark has, in this process; leave no memory behind.
+
+    Returns the settings they were measured with, what was planned for, and what it costs.
+
+    Args:
+        name: what errors call it.
+        overrides: what differs from the settings: the split and its devices.
+        config: the settings.
+        machine: the devices.
+        num_views: of each step.
+        strategies: splits whose transfers are measured too.
+        effort: how thoroughly.
+        report: takes lines of text.
+
+    Raises:
+        ValueError: the settings are not possible.
+    """
     views = () if config.model.classifies else (f"train.min_views={num_views}", f"train.max_views={num_views}")
-    given = machine.settings(ArmSpec("--predict", overrides=("split.strategy=auto", *views)), config)
+    given = machine.settings(ArmSpec(name, overrides=(*overrides, *views)), config)
     placement = place_rank(given, Alone(), report)
     keep_freed_memory()
     job = make_job(given, *build_network(given, placement), len(placement.devices), num_ranks=1)
@@ -37,16 +71,15 @@ def predict_arms(
         job,
         placement.devices,
         placement.threads_per_device,
-        strategies=sorted({arm.config(config).split.strategy for arm in arms} - {"none", "auto"}),
+        strategies=strategies,
         cut=None,
         schedule=None,
         ranks_of_host=1,
-        effort=_EFFORT,
+        effort=effort,
         report=report,
     )
     release_freed_memory()
-    found = {arm.name: _predicted_s(arm, config, job, costs) for arm in arms}
-    return {name: seconds for name, seconds in found.items() if seconds is not None}
+    return given, job, costs
 
 
 def _predicted_s(arm: ArmSpec, config: Config, job: Job, costs: Costs) -> float | None:

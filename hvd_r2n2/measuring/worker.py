@@ -20,6 +20,7 @@ from hvd_r2n2.comm import Alone, Communicator, JobError, connect, launch_facts
 from hvd_r2n2.common.memory import keep_freed_memory, release_freed_memory
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.allreduces import AllreduceRunner
+from hvd_r2n2.measuring.arms import UNDER_MPIRUN
 from hvd_r2n2.measuring.bursts import BurstTimes
 from hvd_r2n2.measuring.inference import InferenceRunner
 from hvd_r2n2.measuring.matrix import MatrixRunner
@@ -113,8 +114,7 @@ class _Server:
             self._runner = DistributedRunner(job.config, self._rank, job.size, Path(job.store))
         else:
             if self._communicator is None:
-                is_ranks = job.kind in ("horovod", "allreduce")
-                self._communicator = connect(job.config.horovod) if is_ranks else Alone()
+                self._communicator = connect(job.config.horovod) if job.kind in UNDER_MPIRUN else Alone()
             kinds: dict[str, Callable[[Config, Communicator], Runner]]
             kinds = {
                 "inference": InferenceRunner,
