@@ -46,7 +46,7 @@ class PooledConv2d(ActivatedConv2d):
     """Block of the networks without residuals: convolution, pool, leaky ReLU; VBCHW to VBCHW."""
 
     def _of_batch(self, inputs_BCHW: Tensor) -> Tensor:
-        return activate_(max_pool(self.conv(inputs_BCHW)), self.options)
+        return activate_(max_pool(convolve(self.conv, inputs_BCHW, self.options, activated=False)), self.options)
 
 
 class PooledSum(nn.Module):
@@ -67,7 +67,7 @@ class PooledSum(nn.Module):
     def _of_batch(self, activated_BCHW: Tensor, *inputs_BCHW: Tensor) -> Tensor:
         if not inputs_BCHW and "fused" in self.options.rewrites:
             # A leaky ReLU is increasing, so it may follow the pool, which leaves a quarter of the cells.
-            return activate_(max_pool(self.conv(activated_BCHW)), self.options)
+            return activate_(max_pool(convolve(self.conv, activated_BCHW, self.options, activated=False)), self.options)
         branch = convolve(self.conv, activated_BCHW, self.options)
         for inputs in inputs_BCHW:
             if self.skip_conv is None:

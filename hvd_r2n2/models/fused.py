@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hvd_r2n2.common.gradient_parts import inputs_come_later, weight_comes_later
+from hvd_r2n2.models.kernel_gradients import kernel_gradient, products_are_faster
 
 _FEW_CHANNELS = 4
 """Up to so many input channels, the kernel's gradient in bfloat16 is faster with its columns as channels."""
@@ -103,14 +104,16 @@ class _FusedConv(torch.autograd.Function):
         wants_inputs = ctx.needs_input_grad[0] and not inputs_come_later()
         is_weight_now = not weight_comes_later(ctx.weight_id)
         wants_weight, wants_bias = (wanted and is_weight_now for wanted in ctx.needs_input_grad[1:3])
-        of_weights: tuple[Tensor | None, Tensor | None] = (None, None)
-        if wants_weight and inputs.ndim == 4 and inputs.dtype != torch.float32 and inputs.shape[1] <= _FEW_CHANNELS:
-            of_weights = _gradients_by_rows(inputs, kernel.shape, gradient, settings, wants_bias)
-            wants_weight = wants_bias = False
-        wanted = (wants_inputs, wants_weight, wants_bias)
+        by_rows = (
+            wants_weight and inputs.ndim == 4 and inputs.dtype != torch.float32 and inputs.shape[1] <= _FEW_CHANNELS
+        )
+        by_products = wants_weight and products_are_faster(inputs, kernel, settings.groups)
+        wanted = (wants_inputs, wants_weight and not by_rows and not by_products, wants_bias and not by_rows)
         to_inputs, to_weight, to_bias = _gradients(inputs, kernel, gradient, settings, wanted)
-        if of_weights[0] is not None:
-            to_weight, to_bias = of_weights
+        if by_rows:
+            to_weight, to_bias = _gradients_by_rows(inputs, kernel.shape, gradient, settings, wants_bias)
+        elif by_products:
+            to_weight = kernel_gradient(inputs, gradient, (kernel.shape[2], kernel.shape[3]), settings.padding)
         if to_weight is not None and settings.doubles:
             to_weight = transposed_weight(to_weight, settings.groups)
         found = zip((to_inputs, to_weight, to_bias, gradient), ctx.dtypes, strict=True)

@@ -134,21 +134,25 @@ def convolve(
     options: ReconstructionOptions,
     *,
     slab: bool = False,
+    activated: bool = True,
     added: Tensor | None = None,
     keeps_sign: bool = False,
 ) -> Tensor:
-    """Give the convolution and its leaky ReLU, or else plus what is `added`; NCHW or NCDHW, slabs as `SameConv3d`.
+    """Give the convolution, `activated` or plus what is `added`; NCHW or NCDHW, slabs as `SameConv3d`.
 
     With `keeps_sign` backward does not need the result, see `ConvSettings`.
     """
+    activated = activated and added is None
     if "fused" in options.rewrites and can_fuse(inputs):
         side = conv.kernel_size[0] // 2
         padding = (side, side) if inputs.ndim == 4 else (0 if slab else side, side, side)
-        slope = options.leaky_slope if added is None else None
+        slope = options.leaky_slope if activated else None
         settings = ConvSettings(padding, conv.groups, slope=slope, keeps_sign=keeps_sign)
         return fused_conv(inputs, conv.weight, conv.bias, settings, added)
     outputs: Tensor = conv(inputs, slab=slab) if isinstance(conv, SameConv3d) else conv(inputs)
-    return activate_(outputs, options) if added is None else outputs + added
+    if activated:
+        return activate_(outputs, options)
+    return outputs if added is None else outputs + added
 
 
 def activate_(outputs: Tensor, options: ReconstructionOptions) -> Tensor:
