@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 _CACHED_BYTES = 8 * 2**20
 """What is copied for the products of some samples should stay in the cache until it is read."""
@@ -30,7 +31,7 @@ def kernel_gradient(
     A row of the kernel is one product: of all cells that it meets, each beside its L - 1 neighbours as further
     channels, and the gradients there. Inputs and gradients laid out channels-last are copied least.
     """
-    _, channels, height, width = inputs_NCHW.shape
+    _, channels, height, _ = inputs_NCHW.shape
     _, num_outputs, out_height, out_width = gradient_NOHW.shape
     rows, columns = kernel_size
     # Rows come before samples, so that a shift by a row leaves consecutive cells.
@@ -38,20 +39,14 @@ def kernel_gradient(
     sample_bytes = height * out_width * (columns * channels + num_outputs) * inputs_NCHW.element_size()
     at_once = max(1, _CACHED_BYTES // sample_bytes)
     found = inputs_NCHW.new_zeros(rows, columns * channels, num_outputs)
-    beside = inputs_NCHW.new_empty(0)
-    for own_inputs, own_gradient in zip(
-        torch.split(inputs_HNWC, at_once, 1), torch.split(gradient_HNWO, at_once, 1), strict=True
-    ):
-        shape = (height, own_inputs.shape[1], out_width, columns, channels)
-        if beside.shape != shape:
-            beside = inputs_NCHW.new_zeros(shape)  # what lies outside the image stays zero
-        for column in range(columns):
-            cells, met = _meeting(out_width, width, column - padding[1])
-            beside[:, :, cells, column] = own_inputs[:, :, met]
+    parts = zip(torch.split(inputs_HNWC, at_once, 1), torch.split(gradient_HNWO, at_once, 1), strict=True)
+    for own_inputs, own_gradient in parts:
+        padded = F.pad(own_inputs, (0, 0, padding[1], padding[1]))
+        beside = padded.unfold(2, columns, 1).transpose(-1, -2).flatten(3).contiguous()
         own_gradient = own_gradient.contiguous()
         for row in range(rows):
             cells, met = _meeting(out_height, height, row - padding[0])
-            found[row].addmm_(beside[met].flatten(3).flatten(0, 2).t(), own_gradient[cells].flatten(0, 2))
+            found[row].addmm_(beside[met].flatten(0, 2).t(), own_gradient[cells].flatten(0, 2))
     return found.view(rows, columns, channels, num_outputs).permute(3, 2, 0, 1).contiguous()
 
 
