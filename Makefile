@@ -12,11 +12,13 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 setup:
 	@VENV=$(VENV) scripts/setup.sh
 
-# What computes in one process runs on all cores; what starts ranks and jobs has them to itself.
+# What computes in one process runs on all cores, commands two or more files at a time; faults and jobs have the cores to
+# themselves.
 test: setup
 	@status=0; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/unit tests/split tests/gpu || status=1; \
-	$(BIN)/python -m pytest tests/e2e tests/ranks tests/slurm || status=1; \
+	$(BIN)/python -m pytest -n auto --dist loadfile tests/e2e || status=1; \
+	$(BIN)/python -m pytest tests/ranks tests/slurm || status=1; \
 	exit $$status
 
 lint: setup

@@ -6,8 +6,10 @@ from hvd_r2n2.comm.connect import connect
 from hvd_r2n2.comm.devices import RankPlace, choose_devices, gather_places, share_of_cores
 from hvd_r2n2.comm.ending import abort, leave, run_door
 from hvd_r2n2.comm.launch import Launch, find_launcher, launch_environment, launch_facts
+from hvd_r2n2.comm.settings import SEGMENTED_RING
 
 __all__ = [
+    "SEGMENTED_RING",
     "Alone",
     "Communicator",
     "GradientAverager",

@@ -38,7 +38,12 @@ class HorovodRanks(Communicator):
         Raises:
             JobError: Horovod's world is not what the launcher promised.
         """
-        os.environ |= horovod_environment(settings, os.environ, has_gpu=torch.cuda.is_available())
+        os.environ |= horovod_environment(
+            settings,
+            os.environ,
+            has_gpu=torch.cuda.is_available(),
+            on_several_hosts=launch.local_size < launch.size,
+        )
         own = set(_THREADS.iterdir())
         hvd.init()
         if not torch.cuda.is_available():

@@ -12,6 +12,9 @@ from hvd_r2n2.comm.connect import connect
 from hvd_r2n2.comm.devices import choose_devices, gather_places, share_of_cores
 from hvd_r2n2.comm.ending import run_door
 
+_LENGTHS = (1000, 2**18)
+"""Of the vectors that are summed up: MPI sends small and large ones in different ways."""
+
 
 @dataclass(frozen=True)
 class SelfTest:
@@ -24,7 +27,7 @@ class SelfTest:
     device: str
     """Where the tensors were: `cpu` or `cuda`, as training would have them, or `cpu` because of the complaint."""
     is_right: bool
-    """Whether the sum of 1 … ranks came out on every rank."""
+    """Whether the right sums came out on every rank."""
     complaint: str
     """Why training could not have its devices with these ranks; empty if it could."""
     places: tuple[str, ...]
@@ -32,7 +35,7 @@ class SelfTest:
 
 
 def self_test(communicator: Communicator) -> SelfTest:
-    """Reduce a tensor on the ranks' devices and check it; every rank calls it and gets the same answer."""
+    """Sum up vectors on the ranks' devices and check them; every rank calls it and gets the same answer."""
     places = gather_places(communicator)
     place = places[communicator.rank]
     device, complaint = torch.device("cpu"), ""
@@ -44,9 +47,11 @@ def self_test(communicator: Communicator) -> SelfTest:
     device = torch.device("cpu") if complaint else device
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    numbers = torch.full((1000,), float(communicator.rank + 1), dtype=torch.float64, device=device)
-    expected = communicator.size * (communicator.size + 1) / 2
-    is_right = bool((communicator.all_reduce_sum(numbers) == expected).all())
+    is_right = True
+    for length in _LENGTHS:
+        numbers = torch.arange(1.0, length + 1, dtype=torch.float64, device=device)
+        expected = numbers * (communicator.size * (communicator.size + 1) / 2)
+        is_right &= bool((communicator.all_reduce_sum(numbers * (communicator.rank + 1)) == expected).all())
     threads = share_of_cores(place, places)
     line = f"rank {place.rank} -> {place.host} -> {device}, {threads} thread(s) on {len(place.cores)} core(s)"
     return SelfTest(

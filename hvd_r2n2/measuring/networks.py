@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hvd_r2n2.comm import SEGMENTED_RING
+
 MEMORY, TCP = "memory", "tcp"
 _RATE = re.compile(r"[1-9]\d{1,4}mbit|[1-9]\d{0,2}gbit")
 _TOOLS = ("unshare", "nsenter", "ip", "tc", "sh")
@@ -48,6 +50,7 @@ exec "$@"
 _ENTER = 'files=$0; exec nsenter --net="$files$OMPI_COMM_WORLD_RANK" "$@"'
 _LINE = {
     **_TCP,
+    **SEGMENTED_RING,  # as between hosts
     "OMPI_MCA_btl_tcp_if_include": "eth0",
     # mpirun is on the bridge, not on its ranks' loopback.
     "PMIX_MCA_ptl_tcp_remote_connections": "1",

@@ -6,6 +6,9 @@ import re
 import socket
 from pathlib import Path
 
+import pytest
+
+from hvd_r2n2.comm import SEGMENTED_RING
 from tests.conftest import REPOSITORY, Launcher
 from tests.without_horovod import environment_without_horovod
 
@@ -25,6 +28,14 @@ def test_doctor_tries_two_ranks_of_its_own(python: Launcher, mpirun: Launcher, t
     assert "ready to train: horovodrun -np 2 python -m hvd_r2n2.train" in done.stdout
     assert "problem" not in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ring_that_ranks_on_several_hosts_use_gives_the_right_sums(ranks: int, mpirun: Launcher) -> None:
+    done = mpirun(ranks, *DOCTOR, environment=dict(SEGMENTED_RING))
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = " ".join(done.stdout.split())
+    assert re.search(rf" {ranks} ranks ok mpirun: [CG]PU allreduce is right, .* large means by a segmented ring ok", said)
 
 
 def test_doctor_under_a_launcher_tests_its_ranks_and_speaks_once(mpirun: Launcher) -> None:
