@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hvd_r2n2.common.gradient_parts import inputs_come_later, weight_comes_later
-from hvd_r2n2.models.kernel_gradients import kernel_gradient, products_are_faster
+from hvd_r2n2.models.kernel_gradients import columns_beside, kernel_gradient, products_are_faster
 
 _FEW_CHANNELS = 4
 """Up to so many input channels, the kernel's gradient in bfloat16 is faster with its columns as channels."""
@@ -217,13 +217,7 @@ def _gradients_by_rows(
     """Give the gradients of a kernel whose columns are taken as channels (L·C, of K×1 kernels) and of the bias."""
     num_outputs, channels, rows, columns = shape_OCKL
     height_padding, width_padding = settings.padding
-    padded_NHWC = F.pad(inputs_NCHW.permute(0, 2, 3, 1), (0, 0, width_padding, width_padding)).contiguous()
-    samples, height, width, _ = padded_NHWC.shape
-    windows = padded_NHWC.as_strided(
-        (samples, height, width - columns + 1, columns * channels),
-        (height * width * channels, width * channels, channels, 1),
-    )
-    wide = windows.contiguous().permute(0, 3, 1, 2)
+    wide = columns_beside(inputs_NCHW.permute(0, 2, 3, 1), columns, width_padding).permute(0, 3, 1, 2)
     kernel = wide.new_empty(num_outputs, columns * channels, rows, 1)
     wanted = (False, True, wants_bias)
     _, by_rows, to_bias = _gradients(wide, kernel, gradient_NOHW, ConvSettings((height_padding, 0)), wanted)

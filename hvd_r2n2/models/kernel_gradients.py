@@ -41,13 +41,18 @@ def kernel_gradient(
     found = inputs_NCHW.new_zeros(rows, columns * channels, num_outputs)
     parts = zip(torch.split(inputs_HNWC, at_once, 1), torch.split(gradient_HNWO, at_once, 1), strict=True)
     for own_inputs, own_gradient in parts:
-        padded = F.pad(own_inputs, (0, 0, padding[1], padding[1]))
-        beside = padded.unfold(2, columns, 1).transpose(-1, -2).flatten(3).contiguous()
+        beside = columns_beside(own_inputs, columns, padding[1])
         own_gradient = own_gradient.contiguous()
         for row in range(rows):
             cells, met = _meeting(out_height, height, row - padding[0])
             found[row].addmm_(beside[met].flatten(0, 2).t(), own_gradient[cells].flatten(0, 2))
     return found.view(rows, columns, channels, num_outputs).permute(3, 2, 0, 1).contiguous()
+
+
+def columns_beside(inputs_C: Tensor, columns: int, padding: int) -> Tensor:
+    """Give each cell of images, whose last two axes are W and C, the L·C values of the columns around it."""
+    padded_C = F.pad(inputs_C, (0, 0, padding, padding))
+    return padded_C.unfold(-2, columns, 1).transpose(-1, -2).flatten(-2).contiguous()
 
 
 def _meeting(out_side: int, side: int, shift: int) -> tuple[slice, slice]:
