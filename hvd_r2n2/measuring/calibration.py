@@ -99,5 +99,6 @@ def _errors(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[
         "allreduces": [abs(entry["error"]) for entry in found["allreduces"]],
         "steps_of_one_rank": [abs(entry["error"]) for entry in found["steps"] if entry["ranks"] == 1],
         "steps": [abs(entry["error"]) for entry in found["steps"] if entry["ranks"] > 1],
+        "steps_relative": [abs(entry["relative_error"]) for entry in found["steps"] if entry["ranks"] > 1],
     }
     return {kind: {"median": median(errors), "largest": max(errors)} for kind, errors in by_kind.items() if errors}

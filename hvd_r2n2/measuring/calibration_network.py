@@ -143,7 +143,11 @@ class NetworkCalibration:
     def steps(
         self, workload: Workload, shared: Shared, link: Link, polling: Mapping[int, Polling]
     ) -> list[dict[str, Any]]:
-        """Predict training steps, then measure them in turn."""
+        """Predict training steps, then measure them in turn.
+
+        The machine's drift since its layers were measured is in each `error`, but not in `relative_error`: that of the
+        ratio to one rank's step.
+        """
         counts = [1, *self._counts]
         predicted = {
             count: predict_shared(workload, link, shared, count, FUSION, polling.get(count, Polling()))
@@ -152,6 +156,7 @@ class NetworkCalibration:
         entries, results = [], self._measure(self._step_arms())
         if is_disturbed(results):
             self._request.report("warning: other programs used the processors: measure again without")
+        one_rank = predicted[1].step_s / Spread.of(results[0].times_s).median
         for result in results:
             count = result.arm.processes
             step, times = predicted[count], Spread.of(result.times_s)
@@ -170,6 +175,7 @@ class NetworkCalibration:
                     "disturbed": bool(is_disturbed([result])),
                     "processor_s": median(sum(done.cpu_s for done in one) for one in result.steps),
                     "error": step.step_s / times.median - 1,
+                    "relative_error": step.step_s / times.median / one_rank - 1,
                 }
             )
         return entries

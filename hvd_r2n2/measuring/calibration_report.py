@@ -15,6 +15,7 @@ _KINDS = {
     "allreduces": "allreduces, to which the links are fitted",
     "steps_of_one_rank": "steps of one rank, predicted from the layers alone",
     "steps": "steps of several ranks, predicted",
+    "steps_relative": "their ratios to one rank's step, predicted (without the machine's drift since its layers)",
 }
 
 
@@ -85,7 +86,8 @@ def _allreduces(entries: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _steps(entries: Sequence[Mapping[str, Any]]) -> Table:
-    names = ("ranks", "samples a rank", "predicted", "measured", "quartiles", "error", "exposed: predicted", "measured")
+    shares = ("error", "of the ratio to one rank", "exposed: predicted", "measured")
+    names = ("ranks", "samples a rank", "predicted", "measured", "quartiles", *shares)
     table = _table("training steps, which nothing is fitted to", *names)
     for entry in entries:
         table.add_row(
@@ -96,6 +98,7 @@ def _steps(entries: Sequence[Mapping[str, Any]]) -> Table:
             f"{entry['median_s']:.3f} s",
             _quartiles(entry["times_s"], 1, 3),
             f"{entry['error']:+.1%}",
+            f"{entry['relative_error']:+.1%}",
             f"{entry['predicted']['exposed_s']:.3f} s",
             f"{entry['exposed_s']:.3f} s",
         )

@@ -115,6 +115,10 @@ def test_calibration_measures_ranks_and_its_links_can_be_used(
             assert min(entry["times_s"]) > 0
             assert entry["median_s"] == pytest.approx(sum(entry["times_s"]) / 2)
             assert entry["error"] == pytest.approx(entry[model] / entry["median_s"] - 1)
+    one, two = content["steps"]
+    assert one["relative_error"] == pytest.approx(0)
+    ratio = (two["predicted_s"] / one["predicted_s"]) / (two["median_s"] / one["median_s"])
+    assert two["relative_error"] == pytest.approx(ratio - 1)
     errors = content["errors"]["allreduces"]
     assert errors["largest"] == max(abs(entry["error"]) for entry in content["allreduces"]) >= errors["median"]
     for word in ("memory", "allreduces alone", "which nothing is fitted to", "largest"):

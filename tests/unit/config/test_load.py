@@ -31,6 +31,16 @@ def test_file_and_overrides_are_merged(tmp_path: Path) -> None:
     assert config.data.categories == ("chair", "02691156")
 
 
+def test_mistakes_name_the_file_and_whether_the_command_line_changed_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "train: {steps: 7}\n")
+    with pytest.raises(ValueError, match=rf"^{path} with --set: train\.steps: 0 is not possible"):
+        load_config(path, ["train.steps=0"])
+    with pytest.raises(ValueError, match=r"^--set: train\.steps: 0 is not possible"):
+        load_config(None, ["train.steps=0"])
+    with pytest.raises(ValueError, match=rf"^{path}: unknown key train\.stpes"):
+        load_config(write(tmp_path, "train: {stpes: 7}\n"))
+
+
 def test_overrides_of_loaded_settings_are_as_strict() -> None:
     config = with_overrides(load_config(), ["train.steps=3"], "--set")
     assert config == load_config(None, ["train.steps=3"])
