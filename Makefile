@@ -12,13 +12,12 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 setup:
 	@VENV=$(VENV) scripts/setup.sh
 
-# What computes in one process runs on all cores, commands two or more files at a time; faults and jobs have the cores to
-# themselves.
+# What computes in one process runs on all cores, one thread each; ranks, jobs and commands, which wait for each other much
+# of the time, a file on each core.
 test: setup
 	@status=0; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/unit tests/split tests/gpu || status=1; \
-	$(BIN)/python -m pytest -n auto --dist loadfile tests/e2e || status=1; \
-	$(BIN)/python -m pytest tests/ranks tests/slurm || status=1; \
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder tests/ranks tests/slurm tests/e2e || status=1; \
 	exit $$status
 
 lint: setup

@@ -17,8 +17,8 @@
 #SBATCH --cpus-per-task=4
 # Time limit of one piece of the run: it goes on in the next.
 #SBATCH --time=24:00:00
-# This script gets USR1 two minutes before the limit, or before a preemption. Time for one step, one evaluation on the
-# validation part and one checkpoint must fit in.
+# This script gets USR1 two minutes before the limit (and before a preemption, where Slurm has send_user_signal). Time for
+# one step, one evaluation on the validation part and one checkpoint must fit in.
 #SBATCH --signal=B:USR1@120
 # The job may be started again: by this script, or by Slurm after a node has failed.
 #SBATCH --requeue

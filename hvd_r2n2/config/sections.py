@@ -196,7 +196,7 @@ class CheckpointConfig:
     keep_last: int = 3
     """How many of the newest are kept, besides the best."""
     signal: Literal["USR1", "USR2", "TERM"] | None = "USR1"
-    """A rank that gets this signal makes all ranks end the step they are in, write a checkpoint and exit with 85; null:
+    """A rank that gets this signal makes all ranks stop after the same step, with a checkpoint and exit code 85; null:
     none does. TERM otherwise ends a rank at once, since launchers end the ranks of a failed job with it."""
 
 
@@ -228,7 +228,7 @@ class LogConfig:
     """File of `python -m hvd_r2n2.benchmark baseline`, to show the speed-up over one device; `measure` measures it
     before the run starts."""
     trace_step: int | None = None
-    """A step whose tasks are written as trace-step-N.json, one row a device, to be opened in Perfetto."""
+    """A step of a split whose tasks are written as trace-step-N.json, one row a device, to be opened in Perfetto."""
 
 
 @dataclass(frozen=True)

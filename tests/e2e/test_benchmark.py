@@ -167,8 +167,8 @@ def check_part(entry: dict[str, Any], samples: int, num_views: int, rate: float)
 def test_device_measures_plain_optimisations_and_defaults(temporary: Path, tmp_path: Path, python: Launcher) -> None:
     results = ("--json", tmp_path / "device.json", "--picture", tmp_path / "device.png")
     chosen = ("--arms", "+unpool", "--arm", "parts", "train.accumulation=2")
-    inference = ("--set", "evaluation.batch_size=2", "--set", "evaluation.views=1")
-    done = python(*BENCHMARK, "device", *SHORT, *inference, *chosen, *results, environment={"TMPDIR": str(temporary)})
+    sizes = ("--set", "train.batch_size=2", "--set", "evaluation.batch_size=2", "--set", "evaluation.views=1")
+    done = python(*BENCHMARK, "device", *SHORT, *sizes, *chosen, *results, environment={"TMPDIR": str(temporary)})
     assert done.returncode == 0, done.stdout + done.stderr
     assert is_empty(temporary)
     assert (tmp_path / "device.png").read_bytes().startswith(b"\x89PNG")
@@ -181,7 +181,7 @@ def test_device_measures_plain_optimisations_and_defaults(temporary: Path, tmp_p
         assert name in done.stdout
         assert arm["dtype"] == ("bfloat16" if name == "default-bfloat16" else "float32")
         rates = {part: found[arm["dtype"]]["best"] for part, found in content["matrix_rates"].items()}
-        check_part(arm, samples=4, num_views=2, rate=rates["training"])
+        check_part(arm, samples=2, num_views=2, rate=rates["training"])
         check_part(arm["inference"], samples=2, num_views=1, rate=rates["inference"])
         check_part(arm["single"], samples=1, num_views=1, rate=rates["single"])
         assert arm["breakdown"]["optimizer"]["seconds"] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,13 @@ def alone(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, python: Lau
 def test_weights_after_some_steps_are_those_of_one_device(
     strategy: str, ranks: int, alone: Path, tmp_path: Path, tiny_data: Path, mpirun: Launcher, python: Launcher
 ) -> None:
-    split = {"split__strategy": strategy, **STRATEGIES[strategy], "train__clip_norm": 0.5}
+    split = {"split__strategy": strategy, **STRATEGIES[strategy], "train__clip_norm": 0.5, "log__trace_step": 2}
     arguments = (*TRAIN, *settings(tiny_data, **SHORT, **split), "--out", tmp_path / "run")
     done = python(*arguments) if ranks == 1 else mpirun(ranks, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "cpu:0, cpu:1 (logical" in done.stdout
+    events = json.loads((tmp_path / "run" / "trace-step-00000002.json").read_text())["traceEvents"]
+    assert {event["tid"] for event in events if event["ph"] == "X"} == {0, 1}
     assert largest_difference(weights(tmp_path / "run", STEPS), weights(alone, STEPS)) <= 1e-12
     assert largest_difference(optimizer_state(tmp_path / "run"), optimizer_state(alone)) <= 1e-12
 
