@@ -69,11 +69,11 @@ def compare_device(
     if bfloat16_hardware(machine.device_type) is None:
         rate = quick_rate("bfloat16", torch.device(machine.device_type))
         left_out = arms_in_software(arms, config, rate, [*(names or ()), *(change[0] for change in changes)])
+    found = {arm.name: named_entry(arm, left_out.get(arm.name)) for arm in arms}
     arms = tuple(arm for arm in arms if arm.name not in left_out)
     notes = [*_notes(config, machine, arms), *(f"{name}: left out: {reason}" for name, reason in left_out.items())]
     for note in notes:
         request.report(note)
-    found: dict[str, dict[str, Any]] = {arm.name: {"name": arm.name, "settings": list(arm.overrides)} for arm in arms}
     rates: dict[str, Any] = {}
     released: dict[str, bool] = {}
     for part in parts:
@@ -98,7 +98,6 @@ def compare_device(
     content = {
         "benchmark": "device",
         "arms": list(found.values()),
-        "left_out": left_out,
         "matrix_rates": rates,
         "notes": notes,
         "bfloat16_hardware": bfloat16_hardware(machine.device_type),
@@ -148,6 +147,14 @@ def _notes(config: Config, machine: Machine, arms: Sequence[ArmSpec]) -> list[st
             f"this machine's {machine.device_type.upper()} has no hardware for bfloat16: it computes in software"
         )
     return notes
+
+
+def named_entry(arm: ArmSpec, left_out: str | None) -> dict[str, Any]:
+    """Return an arm's name and settings; of one that is left out also why, with its figures None."""
+    entry: dict[str, Any] = {"name": arm.name, "settings": list(arm.overrides)}
+    if left_out is None:
+        return entry
+    return entry | {"left_out": left_out, "median_s": None, "images_per_s": None, "of_matrix_rate": None}
 
 
 def arms_in_software(
