@@ -30,8 +30,8 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     mapping = {} if path is None else _read_mapping(Path(path))
     for override in overrides:
         _apply_override(mapping, override)
-    sources = [*([] if path is None else [str(path)]), *(["--set"] if overrides or path is None else [])]
-    return config_from_mapping(mapping, source=" with ".join(sources))
+    source = "--set" if path is None else f"{path} with --set" if overrides else str(path)
+    return config_from_mapping(mapping, source)
 
 
 def with_overrides(config: Config, overrides: Sequence[str], source: str) -> Config:
