@@ -156,10 +156,11 @@ class NetworkCalibration:
         entries, results = [], self._measure(self._step_arms())
         if is_disturbed(results):
             self._request.report("warning: other programs used the processors: measure again without")
-        one_rank = predicted[1].step_s / Spread.of(results[0].times_s).median
+        ratio_of_one = predicted[1].step_s / Spread.of(results[0].times_s).median
         for result in results:
             count = result.arm.processes
             step, times = predicted[count], Spread.of(result.times_s)
+            ratio = step.step_s / times.median
             exposed = [min(done.communication_s for done in one) for one in result.steps]
             entries.append(
                 {
@@ -174,8 +175,8 @@ class NetworkCalibration:
                     "exposed_s": median(exposed),
                     "disturbed": bool(is_disturbed([result])),
                     "processor_s": median(sum(done.cpu_s for done in one) for one in result.steps),
-                    "error": step.step_s / times.median - 1,
-                    "relative_error": step.step_s / times.median / one_rank - 1,
+                    "error": ratio - 1,
+                    "relative_error": ratio / ratio_of_one - 1,
                 }
             )
         return entries
