@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hvd_r2n2.common.products import computing_dtype, product, product_dtype
+
 _FEW_ROWS = 96
 """Up to so many rows, writing a gradient in another type and converting it takes longer than products in its own."""
 
@@ -48,13 +50,13 @@ class WideWork:
         return id(weight) in self._seen
 
     def converted(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """Give a wide layer's weight in another type, converted once."""
+        """Give a wide layer's weight rounded to a type, in the type of its products, converted once."""
         self._seen.add(id(weight))
         if weight.dtype == dtype:
             return weight.detach()
         key = (id(weight), dtype)
         if key not in self._converted:
-            self._converted[key] = weight.detach().to(dtype)
+            self._converted[key] = weight.detach().to(dtype).to(product_dtype(dtype, weight.device))
         return self._converted[key]
 
     def gradient(self, weight: Tensor, inputs_RI: Tensor, gradient_RO: Tensor) -> Tensor | None:
@@ -65,7 +67,7 @@ class WideWork:
             return None
         del self._rows[id(weight)]
         all_inputs, all_gradients = (torch.cat(parts) for parts in zip(*rows, strict=True))
-        if len(all_inputs) <= _FEW_ROWS:
+        if len(all_inputs) <= _FEW_ROWS or product_dtype(inputs_RI.dtype, weight.device) != inputs_RI.dtype:
             all_inputs, all_gradients = all_inputs.to(weight.dtype), all_gradients.to(weight.dtype)
         return (all_gradients.t() @ all_inputs).to(weight.dtype)
 
@@ -74,7 +76,7 @@ def wide_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     """Give `F.linear`; within a `WideWork`, whose weight's gradient comes with the last micro-batch."""
     work = getattr(_current, "work", None)
     if work is None or not (torch.is_grad_enabled() and weight.requires_grad):
-        return F.linear(inputs, weight, bias)
+        return product(F.linear, inputs, weight, bias)
     outputs: Tensor = _WideLinear.apply(inputs, weight, work)  # type: ignore[no-untyped-call]
     return outputs if bias is None else outputs + bias.to(outputs.dtype)
 
@@ -82,18 +84,17 @@ def wide_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 class _WideLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, work: WideWork) -> Tensor:
-        kind = inputs.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
-        with torch.autocast(kind, enabled=False):
+        dtype = computing_dtype(inputs)
+        with torch.autocast(inputs.device.type, enabled=False):
             rows, converted = inputs.to(dtype), work.converted(weight, dtype)
             ctx.save_for_backward(rows, converted)
             ctx.weight, ctx.work, ctx.dtype = weight, work, inputs.dtype
-            return F.linear(rows, converted)
+            return F.linear(rows.to(converted.dtype), converted).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (gradient,) = gradients
         rows, converted = ctx.saved_tensors
-        to_inputs = (gradient @ converted).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        to_inputs = (gradient.to(converted.dtype) @ converted).to(ctx.dtype) if ctx.needs_input_grad[0] else None
         to_weight = ctx.work.gradient(ctx.weight, rows.flatten(0, -2), gradient.flatten(0, -2))
         return to_inputs, to_weight, None

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 from hvd_r2n2.common.hardware import bfloat16_hardware
 from hvd_r2n2.config import Config
-from hvd_r2n2.measuring.arithmetic import count_arithmetic
 from hvd_r2n2.measuring.arms import ArmSpec
 from hvd_r2n2.measuring.comparison import Request, for_random_batches, views_of
 from hvd_r2n2.measuring.device_arms import (
@@ -21,12 +18,10 @@ from hvd_r2n2.measuring.device_arms import (
 )
 from hvd_r2n2.measuring.device_result import device_entries, machine_rates
 from hvd_r2n2.measuring.machine import Machine
-from hvd_r2n2.measuring.matrix import quick_rate
 from hvd_r2n2.measuring.report import origin
 from hvd_r2n2.measuring.rounds import measure
 
 Part = Literal["training", "inference", "single"]
-_LONGEST_STEP_S = 120.0
 PARTS: tuple[Part, ...] = ("training", "inference", "single")
 """Training steps, inference of batches, inference of one sample with one view."""
 
@@ -65,13 +60,8 @@ def compare_device(
     arms = device_arms(config, names, changes, machine.device_type)
     title = _title(config, machine)
     request.report(title)
-    left_out: dict[str, str] = {}
-    if bfloat16_hardware(machine.device_type) is None:
-        rate = quick_rate("bfloat16", torch.device(machine.device_type))
-        left_out = arms_in_software(arms, config, rate, [*(names or ()), *(change[0] for change in changes)])
-    found = {arm.name: named_entry(arm, left_out.get(arm.name)) for arm in arms}
-    arms = tuple(arm for arm in arms if arm.name not in left_out)
-    notes = [*_notes(config, machine, arms), *(f"{name}: left out: {reason}" for name, reason in left_out.items())]
+    found: dict[str, dict[str, Any]] = {arm.name: {"name": arm.name, "settings": list(arm.overrides)} for arm in arms}
+    notes = _notes(config, machine, arms)
     for note in notes:
         request.report(note)
     rates: dict[str, Any] = {}
@@ -143,40 +133,6 @@ def _notes(config: Config, machine: Machine, arms: Sequence[ArmSpec]) -> list[st
             "their kernels as `other`"
         )
     if bfloat16_hardware(machine.device_type) is None:
-        notes.append(
-            f"this machine's {machine.device_type.upper()} has no hardware for bfloat16: it computes in software"
-        )
+        means = "computes it in software" if machine.gpus else "multiplies such numbers in float32"
+        notes.append(f"this machine's {machine.device_type.upper()} has no hardware for bfloat16: it {means}")
     return notes
-
-
-def named_entry(arm: ArmSpec, left_out: str | None) -> dict[str, Any]:
-    """Return an arm's name and settings; of one that is left out also why, with its figures None."""
-    entry: dict[str, Any] = {"name": arm.name, "settings": list(arm.overrides)}
-    if left_out is None:
-        return entry
-    return entry | {"left_out": left_out, "median_s": None, "images_per_s": None, "of_matrix_rate": None}
-
-
-def arms_in_software(
-    arms: Sequence[ArmSpec], config: Config, flop_per_s: float, named: Sequence[str] = ()
-) -> dict[str, str]:
-    """Return which arms in bfloat16 are left out, and why: those whose steps would take minutes, unless they are named.
-
-    Args:
-        arms: all arms.
-        config: the settings that they differ from.
-        flop_per_s: what the machine does in bfloat16 without hardware for it.
-        named: what --arms or --arm names.
-    """
-    found = {}
-    for arm in arms:
-        own = arm.config(config)
-        if own.train.dtype != "bfloat16" or arm.name in named:
-            continue
-        step_s = count_arithmetic(own.model, own.train.batch_size, views_of(config)).step / flop_per_s
-        if step_s > _LONGEST_STEP_S:
-            found[arm.name] = (
-                f"in bfloat16, which this machine computes in software, a step would take some {step_s / 60:.0f} "
-                f"minutes (--arms {arm.name} measures it all the same)"
-            )
-    return found

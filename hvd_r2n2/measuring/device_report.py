@@ -46,9 +46,8 @@ def draw_device(path: Path, title: str, content: Mapping[str, Any]) -> None:
 
 def _parts(content: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Give each part that was measured with the figures of its arms, their names among them."""
-    arms = [arm for arm in content["arms"] if "left_out" not in arm]
     for part in content["matrix_rates"]:
-        yield part, [arm if part == "training" else {"name": arm["name"], **arm[part]} for arm in arms]
+        yield part, [arm if part == "training" else {"name": arm["name"], **arm[part]} for arm in content["arms"]]
 
 
 def _figures(title: str, arms: Sequence[Mapping[str, Any]]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hvd_r2n2.comm import Communicator
-from hvd_r2n2.common.hardware import bfloat16_hardware
 from hvd_r2n2.common.memory import DeviceMemory
+from hvd_r2n2.common.products import product_dtype
 from hvd_r2n2.common.statistics import Spread
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.messages import Done
@@ -27,9 +26,6 @@ _SHAPES = {
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _PRODUCTS = 2
 """Of each shape in a step, each one timed: the better one counts."""
-_QUICK_SIDE = 256
-_LONGEST_S = 0.3
-"""Of a product in software: all sides are halved until it does not take longer."""
 
 
 class MatrixRunner:
@@ -49,12 +45,10 @@ class MatrixRunner:
         self.device = self.placement.devices[0]
         if self.device.type == "cuda":
             set_tf32(True)
-        dtype, generator = _DTYPES[config.train.dtype], torch.Generator().manual_seed(config.train.seed)
-        is_slow = config.train.dtype == "bfloat16" and bfloat16_hardware(self.device.type) is None
-        rate = quick_rate(config.train.dtype, self.device) if is_slow else math.inf
+        dtype = product_dtype(_DTYPES[config.train.dtype], self.device)
+        generator = torch.Generator().manual_seed(config.train.seed)
         self._pairs: dict[str, tuple[Tensor, Tensor]] = {}
-        for shape in _SHAPES[self.device.type]:
-            rows, inner, columns = short_enough(shape, rate)
+        for rows, inner, columns in _SHAPES[self.device.type]:
             left, right = (
                 torch.randn(rows, inner, generator=generator),
                 torch.randn(inner, columns, generator=generator),
@@ -92,21 +86,6 @@ def _product_s(left: Tensor, right: Tensor) -> float:
     if left.is_cuda:
         torch.cuda.synchronize(left.device)
     return time.perf_counter() - start
-
-
-def quick_rate(name: str, device: torch.device) -> float:
-    """Return about how many floating-point operations a second the device does in `train.dtype`: of small products."""
-    dtype = _DTYPES[name]
-    pair = torch.ones(_QUICK_SIDE, _QUICK_SIDE, device=device, dtype=dtype)
-    return 2 * _QUICK_SIDE**3 / min(_product_s(pair, pair) for _ in range(1 + _PRODUCTS))
-
-
-def short_enough(shape: tuple[int, int, int], rate: float) -> tuple[int, ...]:
-    """Halve the sides of a product until it should take 0.3 s at most, at `rate` floating-point operations a second."""
-    sides: tuple[int, ...] = shape
-    while 2 * math.prod(sides) / rate > _LONGEST_S:
-        sides = tuple(side // 2 for side in sides)
-    return sides
 
 
 def matrix_rates(steps: Sequence[Done]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hvd_r2n2.common.stages import NamedTensor, Read, Stage
 from hvd_r2n2.models.initialisation import InitialValues
-from hvd_r2n2.models.layers import GroupedLinear, channels_last, reach
+from hvd_r2n2.models.layers import GroupedLinear, channels_last, conv2d, reach
 from hvd_r2n2.models.losses import CLASS_LOGITS
 from hvd_r2n2.models.network import IMAGE_CHANNELS, ClassificationNetwork, register_network
 from hvd_r2n2.models.options import ClassificationOptions
@@ -71,7 +71,7 @@ class ConvStage(nn.Module):
 
     def forward(self, inputs_BCHW: Tensor) -> Tensor:
         """Give the activated feature maps BCHW."""
-        outputs: Tensor = self.conv(channels_last(inputs_BCHW))
+        outputs = conv2d(self.conv, channels_last(inputs_BCHW))
         # The ReLU is increasing: after the pool it has fewer cells to do.
         return F.relu_(overlapping_pool(outputs) if self.pool else outputs)
 

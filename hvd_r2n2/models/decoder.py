@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from hvd_r2n2.common.products import product
 from hvd_r2n2.common.stages import NamedTensor, Read, Stage
 from hvd_r2n2.models.layers import (
     Block,
@@ -79,7 +80,7 @@ class UnpooledSum(GridStage):
         if self.skip_conv is None:
             return add_unpooled(outputs, inputs_BCDHW)
         # The 1×1×1 convolution of zeros is the bias: only the even cells need the product.
-        products = F.conv3d(inputs_BCDHW, self.skip_conv.weight, groups=self.skip_conv.groups)
+        products = product(F.conv3d, inputs_BCDHW, self.skip_conv.weight, groups=self.skip_conv.groups)
         return add_unpooled(outputs, products, self.skip_conv.bias)
 
 

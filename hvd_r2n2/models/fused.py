@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hvd_r2n2.common.gradient_parts import inputs_come_later, weight_comes_later
+from hvd_r2n2.common.products import computing_dtype, product_dtype
 from hvd_r2n2.models.kernel_gradients import columns_beside, kernel_gradient, products_are_faster
 
 _FEW_CHANNELS = 4
@@ -44,7 +45,7 @@ class ConvSettings:
 
 def can_fuse(inputs: Tensor) -> bool:
     """Say whether `fused_conv` has kernels for this input, or what autocast makes of it, on its device."""
-    dtype = _computing_dtype(inputs)
+    dtype = product_dtype(computing_dtype(inputs), inputs.device)
     if inputs.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if dtype == torch.bfloat16:
@@ -80,13 +81,14 @@ class _FusedConv(torch.autograd.Function):
     def forward(
         ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, settings: ConvSettings, added: Tensor | None
     ) -> Tensor:
-        dtype = _computing_dtype(inputs)
+        dtype = computing_dtype(inputs)
         own_inputs, kernel = inputs.to(dtype), weight.to(dtype)
-        own_bias = None if bias is None else bias.to(dtype)
         if settings.doubles:
             kernel = transposed_weight(kernel, settings.groups)
+        inner = product_dtype(dtype, inputs.device)
+        own_bias, own_added = (None if tensor is None else tensor.to(dtype).to(inner) for tensor in (bias, added))
         compute = _plainly if dtype == torch.float64 else _by_onednn  # which has no float64
-        outputs = compute(own_inputs, kernel, own_bias, settings, None if added is None else added.to(dtype))
+        outputs = compute(own_inputs.to(inner), kernel.to(inner), own_bias, settings, own_added).to(dtype)
         activated = None if settings.slope is None else outputs > 0 if settings.keeps_sign else outputs
         ctx.save_for_backward(own_inputs, kernel, activated)
         ctx.settings = settings
@@ -101,6 +103,8 @@ class _FusedConv(torch.autograd.Function):
         inputs, kernel, activated = ctx.saved_tensors
         if activated is not None:
             gradient = _before_activation(gradient, activated, settings)
+        inner = product_dtype(inputs.dtype, inputs.device)
+        inputs, kernel, gradient = (tensor.to(inner) for tensor in (inputs, kernel, gradient))
         wants_inputs = ctx.needs_input_grad[0] and not inputs_come_later()
         is_weight_now = not weight_comes_later(ctx.weight_id)
         wants_weight, wants_bias = (wanted and is_weight_now for wanted in ctx.needs_input_grad[1:3])
@@ -156,16 +160,12 @@ def _plainly(
 def sum_over_cells(values: Tensor) -> Tensor:
     """Sum over all axes but the channels', the second."""
     innermost = values.movedim(1, -1)
-    if values.dtype != torch.bfloat16 or not innermost.is_contiguous():
+    by_matrix_unit = product_dtype(values.dtype, values.device) == torch.bfloat16
+    if not by_matrix_unit or not innermost.is_contiguous():
         return values.sum([0, *range(2, values.ndim)])
     # The matrix unit adds up bfloat16, in float32, three times as fast as `sum`.
     rows = innermost.flatten(0, -2)
     return (rows.new_ones(1, len(rows)) @ rows)[0]
-
-
-def _computing_dtype(inputs: Tensor) -> torch.dtype:
-    kind = inputs.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
 
 
 def _before_activation(gradient: Tensor, activated: Tensor, settings: ConvSettings) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hvd_r2n2.common.products import product
 from hvd_r2n2.common.stages import NamedTensor, Stage
 from hvd_r2n2.common.wide_linear import wide_linear
 from hvd_r2n2.models.fused import ConvSettings, can_fuse, fused_conv, sum_over_cells, transposed_weight
@@ -23,6 +24,12 @@ from hvd_r2n2.models.options import ReconstructionOptions
 def same_conv2d(in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> nn.Conv2d:
     """Make a convolution of images whose output has the input's sides."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
+
+
+def conv2d(conv: nn.Conv2d, inputs_BCHW: Tensor) -> Tensor:
+    """Give the convolution as `conv` itself would, where products need help (see `product`) with it."""
+    how = {"stride": conv.stride, "padding": conv.padding, "groups": conv.groups}
+    return product(F.conv2d, inputs_BCHW, conv.weight, conv.bias, **how)
 
 
 class SameConv3d(nn.Conv3d):
@@ -44,7 +51,7 @@ class SameConv3d(nn.Conv3d):
         """Convolve so with another weight and bias."""
         side = self.kernel_size[0] // 2
         padding = (0 if slab else side, side, side)
-        return F.conv3d(inputs_BCDHW, weight, bias, padding=padding, groups=self.groups)
+        return product(F.conv3d, inputs_BCDHW, weight, bias, padding=padding, groups=self.groups)
 
 
 class GateConv3d(SameConv3d):
@@ -85,7 +92,7 @@ class GroupedLinear(nn.Linear):
         if self.groups == 1:
             return wide_linear(inputs_F, self.weight, self.bias)
         parts = zip(inputs_F.chunk(self.groups, -1), self.weight.chunk(self.groups), strict=True)
-        outputs_F = torch.cat([F.linear(part, weight) for part, weight in parts], dim=-1)
+        outputs_F = torch.cat([product(F.linear, part, weight) for part, weight in parts], dim=-1)
         return outputs_F if self.bias is None else outputs_F + self.bias
 
 
@@ -149,7 +156,7 @@ def convolve(
         slope = options.leaky_slope if activated else None
         settings = ConvSettings(padding, conv.groups, slope=slope, keeps_sign=keeps_sign)
         return fused_conv(inputs, conv.weight, conv.bias, settings, added)
-    outputs: Tensor = conv(inputs, slab=slab) if isinstance(conv, SameConv3d) else conv(inputs)
+    outputs: Tensor = conv(inputs, slab=slab) if isinstance(conv, SameConv3d) else conv2d(conv, inputs)
     if activated:
         return activate_(outputs, options)
     return outputs if added is None else outputs + added
@@ -221,7 +228,8 @@ def convolve_unpooled(
         settings = ConvSettings((side,) * 3, conv.groups, True, (1, 1, 1), options.leaky_slope, dropped, slab)
         return fused_conv(inputs_BCDHW, conv.weight, conv.bias, settings)
     weight = transposed_weight(conv.weight, conv.groups)
-    outputs = F.conv_transpose3d(inputs_BCDHW, weight, conv.bias, 2, side, (0 if slab else 1, 1, 1), conv.groups)
+    how = {"stride": 2, "padding": side, "output_padding": (0 if slab else 1, 1, 1), "groups": conv.groups}
+    outputs = product(F.conv_transpose3d, inputs_BCDHW, weight, conv.bias, **how)
     activated = activate_(outputs, options)
     return activated[:, :, :-1] if slab else activated
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hvd_r2n2.common.products import product
 from hvd_r2n2.common.stages import NamedTensor, Read, Stage
 from hvd_r2n2.common.wide_linear import wide_linear
 from hvd_r2n2.models.layers import Block, GateConv3d, GridStage, GroupedLinear, channels_last, reach
@@ -49,7 +50,7 @@ class InputProjection(GroupedLinear):
         features = features_F.chunk(self.groups, dim=-1)
         gates = []
         for weight in self.weight.chunk(num_gates):
-            towers = [F.linear(*pair) for pair in zip(features, weight.chunk(self.groups), strict=True)]
+            towers = [product(F.linear, *pair) for pair in zip(features, weight.chunk(self.groups), strict=True)]
             gates.append(torch.cat(towers, dim=-1).view(*features_F.shape[:-1], -1, *sides))
         return torch.stack(gates, dim=-5)
 

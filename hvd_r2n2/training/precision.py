@@ -29,7 +29,7 @@ def autocast(name: str, device: torch.device, *, caches: bool = True) -> context
 
 
 def slow_ranks(name: str, device: torch.device, communicator: Communicator) -> str | None:
-    """Return a warning if ranks compute the type in software; all ranks call it, each with its own device."""
+    """Return a warning if ranks gain no speed by the type; all ranks call it, each with its own device."""
     if name != "bfloat16":
         return None
     hardware = communicator.all_gather_object(bfloat16_hardware(device.type))
@@ -37,8 +37,8 @@ def slow_ranks(name: str, device: torch.device, communicator: Communicator) -> s
     if not without:
         return None
     return (
-        f"warning: train.dtype=bfloat16: rank(s) {', '.join(without)} have no hardware for it and compute in software, "
-        "a hundred times slower and more (use train.dtype=float32)"
+        f"warning: train.dtype=bfloat16: rank(s) {', '.join(without)} have no hardware for it: it saves memory of "
+        "activations there, but no time (train.dtype=float32 is at least as fast)"
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -12,12 +10,10 @@ from hvd_r2n2.common.memory import DeviceMemory
 from hvd_r2n2.config import load_config
 from hvd_r2n2.measuring.arithmetic import count_arithmetic
 from hvd_r2n2.measuring.arms import ArmSpec
-from hvd_r2n2.measuring.device import arms_in_software, named_entry
 from hvd_r2n2.measuring.device_arms import device_arms, for_inference
-from hvd_r2n2.measuring.device_report import draw_device, print_device_tables
 from hvd_r2n2.measuring.device_result import device_entries, machine_rates
 from hvd_r2n2.measuring.inference import InferenceRunner
-from hvd_r2n2.measuring.matrix import MatrixRunner, matrix_rates, short_enough
+from hvd_r2n2.measuring.matrix import MatrixRunner, matrix_rates
 from hvd_r2n2.measuring.messages import Done
 from hvd_r2n2.measuring.operations import Operation, Profile
 from hvd_r2n2.measuring.result import ArmResult
@@ -94,39 +90,6 @@ def test_products_are_timed_by_shape() -> None:
     assert "2048x2048x2048" in seconds
     assert len(seconds) > 1
     assert min(seconds.values()) > 0
-
-
-def test_products_that_would_take_long_are_smaller() -> None:
-    assert short_enough((2048, 2048, 2048), 1e12) == (2048, 2048, 2048)
-    assert short_enough((2048, 2048, 2048), 7.0 * 2048**3) == (2048, 2048, 2048)
-    assert short_enough((2048, 2048, 2048), 6.0 * 2048**3) == (1024, 1024, 1024)
-    assert short_enough((16384, 1152, 128), 3e8) == (4096, 288, 32)
-
-
-def test_steps_in_software_that_take_minutes_are_left_out_unless_they_are_named() -> None:
-    arms = device_arms(CONFIG, None, [["half", "train.dtype=bfloat16"], ["single", "train.dtype=float32"]])
-    needed = count_arithmetic(CONFIG.model, CONFIG.train.batch_size, CONFIG.train.max_views).step
-    assert arms_in_software(arms, CONFIG, needed / 60) == {}
-    left_out = arms_in_software(arms, CONFIG, needed / 600)
-    assert list(left_out) == ["default-bfloat16", "half"]
-    assert all("10 minutes" in reason for reason in left_out.values())
-    assert list(arms_in_software(arms, CONFIG, needed / 600, ["default-bfloat16"])) == ["half"]
-
-
-def test_arm_that_is_left_out_says_why_and_has_no_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (figures,) = device_entries([result(PLAIN, [2.0], DeviceMemory(7, 0, 0, 0))], CONFIG, RATES, 2)
-    left_out = named_entry(BFLOAT16, "a step would take minutes")
-    assert left_out["name"] == "default-bfloat16"
-    assert left_out["left_out"] == "a step would take minutes"
-    assert left_out["median_s"] is left_out["images_per_s"] is left_out["of_matrix_rate"] is None
-    rates = {"training": {"float32": {"best": 1e9, "by_shape": {"2x2x2": 1e9}}}}
-    content = {"arms": [named_entry(PLAIN, None) | figures, left_out], "matrix_rates": rates, "notes": []}
-    print_device_tables("title", content)
-    printed = capsys.readouterr().out
-    assert "plain" in printed
-    assert "default-bfloat16" not in printed
-    draw_device(tmp_path / "device.png", "title", content)
-    assert (tmp_path / "device.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_inference_gives_the_logits_of_its_batch_without_gradients() -> None:

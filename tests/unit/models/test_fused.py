@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hvd_r2n2.common import products
 from hvd_r2n2.common.gradient_parts import inputs_later, weights_later
 from hvd_r2n2.models.fused import ConvSettings, can_fuse, fused_conv, sum_over_cells, transposed_weight
 
@@ -29,12 +30,12 @@ CASES = {
 }
 
 
-@pytest.fixture(params=list(TOLERANCE), ids=str)
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    if not can_fuse(torch.zeros(1, dtype=request.param)):
-        pytest.skip(f"this CPU has no kernels for {request.param}")
-    found: torch.dtype = request.param
-    return found
+@pytest.fixture(params=[*TOLERANCE, "bfloat16 in float32"], ids=str)
+def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    if isinstance(request.param, torch.dtype):
+        return request.param
+    monkeypatch.setattr(products, "_cpu_has_bfloat16", lambda: False)
+    return torch.bfloat16
 
 
 def unfused(inputs: Tensor, weight: Tensor, bias: Tensor, settings: ConvSettings) -> Tensor:
@@ -118,8 +119,7 @@ def test_two_runs_give_what_one_gives(case: str, dtype: torch.dtype) -> None:
 def test_weights_kept_in_float32_get_float32_gradients_under_autocast() -> None:
     inputs, weight, bias = leaves("image", torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        if not can_fuse(inputs):
-            pytest.skip("this CPU has no kernels for bfloat16")
+        assert can_fuse(inputs)
         outputs = fused_conv(inputs, weight, bias, CASES["image"][0])
     assert outputs.dtype == torch.bfloat16
     outputs.float().sum().backward()

@@ -43,7 +43,7 @@ def test_autocast_keeps_converted_weights_where_it_may(caches: bool) -> None:
         assert torch.is_autocast_cache_enabled() == caches
 
 
-def test_ranks_that_compute_bfloat16_in_software_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_without_hardware_for_bfloat16_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "bfloat16_hardware", lambda kind: "tensor cores" if kind == "cuda" else None)
 
     def warn(kinds: str, name: str = "bfloat16") -> list[str | None]:

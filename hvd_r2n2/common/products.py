@@ -1,0 +1,48 @@
+"""Products in bfloat16, also on CPUs without instructions for them.
+
+torch computes them in software there, a hundred times slower than in float32. Here the numbers are rounded to bfloat16
+and then multiplied and summed in float32, which is what those instructions do, and the sums are rounded: the numbers of
+bfloat16 and its memory for activations, at the speed of float32.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hvd_r2n2.common.hardware import bfloat16_hardware
+
+
+def computing_dtype(inputs: Tensor) -> torch.dtype:
+    """Give the type of what a layer makes of its inputs: autocast's on their device, or their own."""
+    kind = inputs.device.type
+    has_autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # not so on meta
+    return torch.get_autocast_dtype(kind) if has_autocast else inputs.dtype
+
+
+def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Give the type in which a device should multiply and sum numbers that have been rounded to a type."""
+    in_float32 = dtype == torch.bfloat16 and device.type == "cpu" and not _cpu_has_bfloat16()
+    return torch.float32 if in_float32 else dtype
+
+
+def product(
+    function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Tensor | None = None, **settings: Any
+) -> Tensor:
+    """Give torch's linear layer or convolution `function` of inputs, weight and bias; under autocast in its type."""
+    dtype, device = computing_dtype(inputs), inputs.device
+    inner = product_dtype(dtype, device)
+    if inner == dtype:
+        return function(inputs, weight, bias, **settings)
+    with torch.autocast(device.type, enabled=False):
+        rounded = (None if tensor is None else tensor.to(dtype).to(inner) for tensor in (inputs, weight, bias))
+        return function(*rounded, **settings).to(dtype)
+
+
+@functools.cache
+def _cpu_has_bfloat16() -> bool:
+    return bfloat16_hardware("cpu") is not None
