@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hvd_r2n2.comm import Alone, launch_facts, run_door
+from hvd_r2n2.common.arguments import count
 from hvd_r2n2.common.files import replacing
 from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.common.memory import keep_freed_memory
@@ -75,23 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--out", type=Path, metavar="FILE", help="write the settings with the chosen split, for train --config")
     add("--json", type=Path, metavar="FILE", help="write everything that was measured and predicted")
-    add("--ranks", type=_count, default=1, metavar="N", help="ranks that share train.batch_size (1)")
-    add("--measure-steps", type=_count, default=3, metavar="N", help="runs of which medians are taken (3)")
+    add("--ranks", type=count, default=1, metavar="N", help="ranks that share train.batch_size (1)")
+    add("--measure-steps", type=count, default=3, metavar="N", help="runs of which medians are taken (3)")
     add(
         "--measure-seconds",
-        type=_count,
+        type=count,
         default=10,
         metavar="S",
         help="about how long a run may take: more seconds try larger micro-batches (10)",
     )
     return parser
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not possible (1 or more)")
-    return number
 
 
 def _find(given: Config, placement: Placement, options: argparse.Namespace) -> Findings:

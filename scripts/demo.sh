@@ -4,17 +4,13 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 run=${1:-runs/demo}
 
-dtype=float32
-if grep -qE 'amx_bf16|avx512_bf16' /proc/cpuinfo; then dtype=bfloat16; fi
-echo "demo: arithmetic in $dtype (bfloat16 where there is hardware for it)"
-
 if [ -f "$run/config.yaml" ] && [ -d "$run/checkpoints" ]; then
   rm -r "$run"   # an earlier run
 elif [ -e "$run" ] && [ -n "$(ls -A "$run")" ]; then
   echo "demo: error: $run is there and is not a run (config.yaml, checkpoints/): remove it, or name another folder" >&2
   exit 1
 fi
-horovodrun -np 2 python -m hvd_r2n2.train --config configs/demo.yaml --set train.dtype=$dtype --out "$run"
+horovodrun -np 2 python -m hvd_r2n2.train --config configs/demo.yaml --out "$run"
 horovodrun -np 2 python -m hvd_r2n2.evaluate "$run" --views 1 2 3 4 5 --no-f-score
 echo
 cat "$run/summary.json"

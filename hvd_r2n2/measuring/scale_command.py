@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hvd_r2n2.comm import launch_facts
+from hvd_r2n2.common.arguments import count
 from hvd_r2n2.common.extras import require
 from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config, load_config
@@ -151,8 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--node-images-per-s", type=float, metavar="X", help="what the loader of a node gives (never too slow)")
     add("--shared-gb-per-s", type=float, metavar="X", help="what the file system gives all nodes (never too slow)")
     add("--price", type=float, metavar="X", help="of a device for an hour, in any currency")
-    add("--measure-steps", type=int, default=3, metavar="N", help="runs of which medians are taken (3)")
-    add("--measure-seconds", type=int, default=10, metavar="S", help="about how long a run may take (10)")
+    add("--measure-steps", type=count, default=3, metavar="N", help="runs of which medians are taken (3)")
+    add("--measure-seconds", type=count, default=10, metavar="S", help="about how long a run may take (10)")
     add("--check", action="store_true", help="hold the model against published figures, and nothing else")
     add(
         "--calibrate",

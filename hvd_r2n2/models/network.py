@@ -199,9 +199,19 @@ def create_model(
         settings["cross"] = None if cross is None else tuple(cross)
     network = NETWORKS[name].make(name, {"width": width} | settings)
     check_crossing(network.stages(), network.options.cross)
-    network = network.to_empty(device="cpu").to(torch.float32)
+    _give_memory(network)
     initialise(network, network.initial_values, seed)
     return network
+
+
+def _give_memory(network: Network) -> None:
+    """Move parameters from the meta device to the CPU, in float32, their values not set.
+
+    As `to_empty` would; but that imports torch's symbolic shapes, for half a second of each start.
+    """
+    for module in network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, dtype=torch.float32)))
 
 
 def check_crossing(stages: Sequence[Stage], cross: Sequence[str] | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hvd_r2n2.config import load_config
 from hvd_r2n2.training.optimizer import build_optimizer, learning_rate
 from hvd_r2n2.training.step import share_of_batch
+from tests.conftest import Launcher
 
 
 def test_released_schedule_drops_tenfold_at_its_milestone() -> None:
@@ -87,6 +89,58 @@ def test_sgd_has_momentum() -> None:
         model.bias.grad = torch.ones_like(model.bias)
         optimizer.step()
     assert model.bias.item() == pytest.approx(-1 - 1.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (["name=adam"], torch.optim.Adam),
+        (["name=adamw"], torch.optim.AdamW),
+        (["name=sgd", "momentum=0.9"], torch.optim.SGD),
+    ],
+)
+def test_steps_and_state_are_those_of_torchs_own(settings: list[str], kind: type[torch.optim.Optimizer]) -> None:
+    config = load_config(None, [f"optimizer.{setting}" for setting in settings]).optimizer
+    own_model, model = (torch.nn.Linear(3, 2) for _ in range(2))
+    model.load_state_dict(own_model.state_dict())
+    own = build_optimizer(config, own_model.parameters())
+    assert isinstance(own, kind)
+    options = {key: value for key, value in own.defaults.items() if key in inspect.signature(kind).parameters}
+    groups = [
+        {**group, "params": [parameter]} for group, parameter in zip(own.param_groups, model.parameters(), strict=True)
+    ]
+    torchs = kind(groups, **options)
+    for step in range(4):
+        if step == 2:
+            own.load_state_dict(own.state_dict())
+            torchs.load_state_dict(torchs.state_dict())
+        for optimizer, network in ((own, own_model), (torchs, model)):
+            optimizer.zero_grad()
+            network(torch.ones(5, 3)).square().sum().backward()
+            optimizer.step()
+    assert own.state_dict()["param_groups"] == torchs.state_dict()["param_groups"]
+    for mine, right in zip(own_model.parameters(), model.parameters(), strict=True):
+        assert torch.equal(mine, right)
+        assert own.state[mine].keys() == torchs.state[right].keys()
+        assert all(torch.equal(value, torchs.state[right][key]) for key, value in own.state[mine].items())
+
+
+def test_first_step_does_not_import_the_compiler(python: Launcher) -> None:
+    script = """
+import sys, torch
+from hvd_r2n2.config import load_config
+from hvd_r2n2.models import create_model
+from hvd_r2n2.training.optimizer import build_optimizer
+model = create_model("3d-gru-1", width=1 / 32)
+optimizer = build_optimizer(load_config(None, []).optimizer, model.parameters())
+optimizer.zero_grad()
+model(torch.zeros(1, 1, 3, 127, 127)).sum().backward()
+optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+"""
+    done = python("-c", script)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
