@@ -76,7 +76,7 @@ def measure(
 ) -> Measurement:
     """Measure `rounds` steps of each arm after `warmup` that do not count.
 
-    If `profiled`, each arm then takes a few more steps under the profiler, which do not count for its times. `teams`
+    If `profiled`, each network then takes a few more steps under the profiler, which do not count for its times. `teams`
     are the arms' processes, by name, where they were `started` before.
 
     Raises:
@@ -133,6 +133,8 @@ def _profiles(teams: Mapping[str, Team], num_views: int, warmup: int) -> dict[st
     for team in teams.values():
         team.release()
     for name, team in teams.items():
+        if team.arm.kind == "matrix":  # whose parts are timed in each step
+            continue
         _warm_up(team, num_views, warmup)
         profiles[name] = team.profile(num_views)
         team.release()
