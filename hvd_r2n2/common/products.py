@@ -2,7 +2,7 @@
 
 torch computes them in software there, a hundred times slower than in float32. Here the numbers are rounded to bfloat16
 and then multiplied and summed in float32, which is what those instructions do, and the sums are rounded: the numbers of
-bfloat16 and its memory for activations, at the speed of float32.
+bfloat16, its smaller activations, and about the speed of float32.
 """
 
 from __future__ import annotations

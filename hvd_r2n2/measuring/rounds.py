@@ -76,8 +76,8 @@ def measure(
 ) -> Measurement:
     """Measure `rounds` steps of each arm after `warmup` that do not count.
 
-    If `profiled`, each network then takes a few more steps under the profiler, which do not count for its times. `teams`
-    are the arms' processes, by name, where they were `started` before.
+    If `profiled`, each network then takes a few more steps under the profiler, which do not count for its times.
+    `teams` are the arms' processes, by name, where they were `started` before.
 
     Raises:
         JobError: an arm has failed; the processes of all arms have ended then.
