@@ -1,8 +1,7 @@
 """Products in bfloat16, also on CPUs without instructions for them.
 
-torch computes them in software there, a hundred times slower than in float32. Here the numbers are rounded to bfloat16
-and then multiplied and summed in float32, which is what those instructions do, and the sums are rounded: the numbers of
-bfloat16, its smaller activations, and about the speed of float32.
+torch computes them in software there, with AVX2 some hundred times slower than in float32. Here the numbers are rounded
+to bfloat16 and then multiplied and summed in float32, which is what those instructions do, and the sums are rounded.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ from hvd_r2n2.common.hardware import bfloat16_hardware
 def computing_dtype(inputs: Tensor) -> torch.dtype:
     """Give the type of what a layer makes of its inputs: autocast's on their device, or their own."""
     kind = inputs.device.type
-    has_autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # not so on meta
-    return torch.get_autocast_dtype(kind) if has_autocast else inputs.dtype
+    if inputs.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):  # which autocast leaves alone
+        return inputs.dtype
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
 
 
 def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -33,7 +33,10 @@ def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 def product(
     function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Tensor | None = None, **settings: Any
 ) -> Tensor:
-    """Give torch's linear layer or convolution `function` of inputs, weight and bias; under autocast in its type."""
+    """Give torch's linear layer or convolution `function` of inputs, weight and bias; under autocast in its type.
+
+    Where it multiplies in float32, backward keeps the rounded numbers in float32 too.
+    """
     dtype, device = computing_dtype(inputs), inputs.device
     inner = product_dtype(dtype, device)
     if inner == dtype:

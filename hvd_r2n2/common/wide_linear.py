@@ -52,11 +52,12 @@ class WideWork:
     def converted(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """Give a wide layer's weight rounded to a type, in the type of its products, converted once."""
         self._seen.add(id(weight))
-        if weight.dtype == dtype:
+        inner = product_dtype(dtype, weight.device)
+        if weight.dtype == dtype == inner:
             return weight.detach()
         key = (id(weight), dtype)
         if key not in self._converted:
-            self._converted[key] = weight.detach().to(dtype).to(product_dtype(dtype, weight.device))
+            self._converted[key] = weight.detach().to(dtype).to(inner)
         return self._converted[key]
 
     def gradient(self, weight: Tensor, inputs_RI: Tensor, gradient_RO: Tensor) -> Tensor | None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hvd_r2n2.common.stages import NamedTensor, Read, Stage
 from hvd_r2n2.models.initialisation import InitialValues
-from hvd_r2n2.models.layers import GroupedLinear, channels_last, conv2d, reach
+from hvd_r2n2.models.layers import Conv2d, GroupedLinear, channels_last, reach
 from hvd_r2n2.models.losses import CLASS_LOGITS
 from hvd_r2n2.models.network import IMAGE_CHANNELS, ClassificationNetwork, register_network
 from hvd_r2n2.models.options import ClassificationOptions
@@ -64,14 +64,14 @@ class AlexNetOptions(ClassificationOptions):
 class ConvStage(nn.Module):
     """Convolution, ReLU, and a pool where `pool` says so."""
 
-    def __init__(self, conv: nn.Conv2d, *, pool: bool) -> None:
+    def __init__(self, conv: Conv2d, *, pool: bool) -> None:
         super().__init__()
         self.conv = conv
         self.pool = pool
 
     def forward(self, inputs_BCHW: Tensor) -> Tensor:
         """Give the activated feature maps BCHW."""
-        outputs = conv2d(self.conv, channels_last(inputs_BCHW))
+        outputs: Tensor = self.conv(channels_last(inputs_BCHW))
         # The ReLU is increasing: after the pool it has fewer cells to do.
         return F.relu_(overlapping_pool(outputs) if self.pool else outputs)
 
@@ -129,9 +129,7 @@ class AlexNet(ClassificationNetwork):
         for layer, settings in CONVOLUTIONS.items():
             channels = options.scaled(settings.channels)
             groups = 1 if layer == "conv1" else options.groups(layer, in_channels, channels)
-            conv = nn.Conv2d(
-                in_channels, channels, settings.kernel_size, settings.stride, settings.padding, groups=groups
-            )
+            conv = Conv2d(in_channels, channels, settings.kernel_size, settings.stride, settings.padding, groups=groups)
             self.add_module(layer, conv)
             in_channels = channels
         num_features = options.scaled(NUM_FEATURES)
@@ -152,7 +150,7 @@ class AlexNet(ClassificationNetwork):
         tensor = IMAGES
         for layer, settings in CONVOLUTIONS.items():
             conv = self.get_submodule(layer)
-            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(conv, Conv2d)
             module = ConvStage(conv, pool=settings.pool)
             stages.append(Stage(layer, module, (Read(tensor, reach(conv)),), (NamedTensor(layer, "BCHW"),)))
             tensor = stages[-1].outputs[0]

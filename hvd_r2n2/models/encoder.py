@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hvd_r2n2.common.stages import NamedTensor, Read, Stage
 from hvd_r2n2.models.layers import (
     Block,
+    Conv2d,
     GroupedLinear,
     activate_,
     convolve,
@@ -30,7 +31,7 @@ FEATURES = NamedTensor("features", "VBF")
 class ActivatedConv2d(nn.Module):
     """First half of a residual block: convolution, leaky ReLU; VBCHW to VBCHW."""
 
-    def __init__(self, conv: nn.Conv2d, options: ReconstructionOptions) -> None:
+    def __init__(self, conv: Conv2d, options: ReconstructionOptions) -> None:
         super().__init__()
         self.conv, self.options = conv, options
 
@@ -56,7 +57,7 @@ class PooledSum(nn.Module):
     input is not given. It is added raw to the activated branch, and nothing is applied after the sum.
     """
 
-    def __init__(self, conv: nn.Conv2d, skip_conv: nn.Conv2d | None, options: ReconstructionOptions) -> None:
+    def __init__(self, conv: Conv2d, skip_conv: Conv2d | None, options: ReconstructionOptions) -> None:
         super().__init__()
         self.conv, self.skip_conv, self.options = conv, skip_conv, options
 

@@ -21,15 +21,18 @@ from hvd_r2n2.models.fused import ConvSettings, can_fuse, fused_conv, sum_over_c
 from hvd_r2n2.models.options import ReconstructionOptions
 
 
-def same_conv2d(in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> nn.Conv2d:
+class Conv2d(nn.Conv2d):
+    """Convolve images; in bfloat16 also on a CPU without instructions for it (see `product`)."""
+
+    def forward(self, inputs_BCHW: Tensor) -> Tensor:
+        """Give the convolution BCHW."""
+        how = {"stride": self.stride, "padding": self.padding, "groups": self.groups}
+        return product(F.conv2d, inputs_BCHW, self.weight, self.bias, **how)
+
+
+def same_conv2d(in_channels: int, out_channels: int, kernel_size: int, groups: int = 1) -> Conv2d:
     """Make a convolution of images whose output has the input's sides."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
-
-
-def conv2d(conv: nn.Conv2d, inputs_BCHW: Tensor) -> Tensor:
-    """Give the convolution as `conv` itself would, where products need help (see `product`) with it."""
-    how = {"stride": conv.stride, "padding": conv.padding, "groups": conv.groups}
-    return product(F.conv2d, inputs_BCHW, conv.weight, conv.bias, **how)
+    return Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
 
 
 class SameConv3d(nn.Conv3d):
@@ -136,7 +139,7 @@ class GridStage(nn.Module):
 
 
 def convolve(
-    conv: nn.Conv2d | SameConv3d,
+    conv: Conv2d | SameConv3d,
     inputs: Tensor,
     options: ReconstructionOptions,
     *,
@@ -156,7 +159,7 @@ def convolve(
         slope = options.leaky_slope if activated else None
         settings = ConvSettings(padding, conv.groups, slope=slope, keeps_sign=keeps_sign)
         return fused_conv(inputs, conv.weight, conv.bias, settings, added)
-    outputs: Tensor = conv(inputs, slab=slab) if isinstance(conv, SameConv3d) else conv2d(conv, inputs)
+    outputs: Tensor = conv(inputs, slab=slab) if isinstance(conv, SameConv3d) else conv(inputs)
     if activated:
         return activate_(outputs, options)
     return outputs if added is None else outputs + added

@@ -209,9 +209,11 @@ def _give_memory(network: Network) -> None:
 
     As `to_empty` would; but that imports torch's symbolic shapes, for half a second of each start.
     """
+    assert not list(network.buffers())
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, dtype=torch.float32)))
+            values = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+            setattr(module, name, nn.Parameter(values, parameter.requires_grad))
 
 
 def check_crossing(stages: Sequence[Stage], cross: Sequence[str] | None) -> None:

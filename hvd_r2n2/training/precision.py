@@ -29,17 +29,16 @@ def autocast(name: str, device: torch.device, *, caches: bool = True) -> context
 
 
 def slow_ranks(name: str, device: torch.device, communicator: Communicator) -> str | None:
-    """Return a warning if ranks gain no speed by the type; all ranks call it, each with its own device."""
+    """Return a note if ranks gain no speed by the type; all ranks call it, each with its own device."""
     if name != "bfloat16":
         return None
-    hardware = communicator.all_gather_object(bfloat16_hardware(device.type))
-    without = [str(rank) for rank, found in enumerate(hardware) if found is None]
-    if not without:
-        return None
-    return (
-        f"warning: train.dtype=bfloat16: rank(s) {', '.join(without)} have no hardware for it: it saves memory of "
-        "activations there, but no time (train.dtype=float32 is at least as fast)"
-    )
+    found = communicator.all_gather_object((device.type, bfloat16_hardware(device.type)))
+    texts = []
+    for kind, means in (("cpu", "multiply in float32, as fast as"), ("cuda", "compute in software, slower than")):
+        ranks = [str(rank) for rank, own in enumerate(found) if own == (kind, None)]
+        if ranks:
+            texts.append(f"rank(s) {', '.join(ranks)} have no hardware for it and {means} train.dtype=float32")
+    return f"note: train.dtype=bfloat16: {'; '.join(texts)}" if texts else None
 
 
 def set_tf32(allowed: bool) -> None:

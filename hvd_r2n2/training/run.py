@@ -150,8 +150,8 @@ def _prepare(
     )
     placement = place_rank(config, communicator, log.line)
     device = placement.devices[0]
-    if warning := slow_ranks(config.train.dtype, device, communicator):
-        log.line(warning)
+    if note := slow_ranks(config.train.dtype, device, communicator):
+        log.line(note)
     times.mark("ranks")
     # Before the data, which may take long to open. A checkpoint's weights replace the initial ones.
     network = config.model if checkpoint is None else replace(config.model, weights=None)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hvd_r2n2.common import products
 from hvd_r2n2.common.products import computing_dtype, product, product_dtype
+from hvd_r2n2.common.wide_linear import WideWork
+from hvd_r2n2.models import create_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -24,6 +28,8 @@ def test_layers_compute_in_the_type_of_autocast_or_of_their_inputs() -> None:
     assert computing_dtype(torch.zeros(1, dtype=torch.float64)) == torch.float64
     with torch.autocast("cpu", torch.bfloat16):
         assert computing_dtype(torch.zeros(1)) == torch.bfloat16
+        assert computing_dtype(torch.zeros(1, dtype=torch.float64)) == torch.float64
+        assert computing_dtype(torch.zeros(1, device="meta")) == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -89,3 +95,42 @@ def test_rounded_numbers_are_multiplied_and_summed_in_float32(
 def test_other_types_are_left_alone(dtype: torch.dtype) -> None:
     inputs, weight = (tensor.to(dtype) for tensor in leaves((5, 40), (7, 40)))
     assert torch.equal(product(F.linear, inputs, weight), F.linear(inputs, weight))
+
+
+class _NoSoftware(TorchDispatchMode):
+    """Says which products of bfloat16 numbers reach torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.num_products = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):  # type: ignore[no-untyped-def]
+        if any(word in function.__name__ for word in ("conv", "mm", "matmul", "linear")):
+            self.num_products += 1
+            if any(isinstance(value, Tensor) and value.dtype == torch.bfloat16 for value in arguments):
+                self.found.append(function.__name__)
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.usefixtures("_without_hardware")
+@pytest.mark.parametrize(
+    ("name", "settings", "shape"),
+    [
+        ("res3d-gru-3", {}, (2, 1, 3, 127, 127)),
+        ("res3d-gru-3", {"form": "plain"}, (2, 1, 3, 127, 127)),
+        ("3d-lstm-3", {"cross": ()}, (2, 1, 3, 127, 127)),
+        ("alexnet", {}, (2, 3, 227, 227)),
+    ],
+)
+def test_no_product_is_computed_in_software(name: str, settings: dict[str, Any], shape: tuple[int, ...]) -> None:
+    model = create_model(name, width=1 / 16, **settings)
+    work, spy = WideWork(), _NoSoftware()
+    work.is_last = True
+    with work.active(), spy:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(torch.rand(shape))
+        logits.float().square().sum().backward()
+    assert logits.dtype == torch.bfloat16
+    assert spy.num_products > 2 * len([parameter for parameter in model.parameters() if parameter.ndim > 1])
+    assert spy.found == []

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hvd_r2n2.common import products
 from hvd_r2n2.common.wide_linear import WideWork, wide_linear
 
 
@@ -51,6 +52,30 @@ def test_weight_is_converted_once_for_autocast() -> None:
     assert weight.grad is not None
     assert weight.grad.dtype == torch.float32
     torch.testing.assert_close(weight.grad, torch.full((5, 3), 4.0))
+
+
+@pytest.mark.parametrize("num_rows", [3, 100])
+def test_gradients_in_bfloat16_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch, num_rows: int) -> None:
+    monkeypatch.setattr(products, "_cpu_has_bfloat16", lambda: False)
+    generator = torch.Generator().manual_seed(0)
+    inputs, weight = (torch.randn(*shape, generator=generator).requires_grad_() for shape in ((num_rows, 8), (5, 8)))
+    seed = torch.randn(num_rows, 5, generator=generator).bfloat16()
+    rounded, exact = (tensor.detach().bfloat16().double().requires_grad_() for tensor in (inputs, weight))
+    expected = F.linear(rounded, exact)
+    expected.backward(seed.double())
+    work = WideWork()
+    work.is_last = True
+    with work.active():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outputs = wide_linear(inputs, weight)
+        outputs.backward(seed)
+    assert outputs.dtype == torch.bfloat16
+    assert (outputs.double() - expected).abs().max() <= 2**-8 * expected.abs().max()
+    for found, right in ((inputs.grad, rounded.grad), (weight.grad, exact.grad)):
+        assert found is not None
+        assert right is not None
+        assert found.dtype == torch.float32
+        assert (found.double() - right).abs().max() <= 1e-6 * right.abs().max()
 
 
 def test_without_work_put_off_it_is_the_plain_layer() -> None:

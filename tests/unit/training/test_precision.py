@@ -58,4 +58,7 @@ def test_ranks_without_hardware_for_bfloat16_are_named(monkeypatch: pytest.Monke
     found = warn("gcc")
     assert len(set(found)) == 1
     assert found[0] is not None
-    assert "rank(s) 1, 2 have no hardware" in found[0]
+    assert "rank(s) 1, 2 have no hardware for it and multiply in float32" in found[0]
+    monkeypatch.setattr(precision, "bfloat16_hardware", lambda kind: "AMX" if kind == "cpu" else None)
+    assert warn("cgc")[0] is not None
+    assert "rank(s) 1 have no hardware for it and compute in software" in str(warn("cgc")[0])
