@@ -112,7 +112,8 @@ def measure(
                 if is_releasing:
                     teams[name].release()
                 advance(1)
-        profiles = _profiles(teams, num_views, warmup) if profiled else {}
+        networks = [arm.name for arm in arms if arm.kind != "matrix"]
+        profiles = _profiles(teams, networks, num_views, warmup) if profiled else {}
     results = tuple(
         ArmResult(
             arm,
@@ -127,17 +128,15 @@ def measure(
     return Measurement(results, is_releasing)
 
 
-def _profiles(teams: Mapping[str, Team], num_views: int, warmup: int) -> dict[str, Profile]:
-    """Profile steps of each while the others have released their memory, for these take more of it."""
+def _profiles(teams: Mapping[str, Team], names: Sequence[str], num_views: int, warmup: int) -> dict[str, Profile]:
+    """Profile steps of those named while the others have released their memory, for these take more of it."""
     profiles = {}
     for team in teams.values():
         team.release()
-    for name, team in teams.items():
-        if team.arm.kind == "matrix":  # whose parts are timed in each step
-            continue
-        _warm_up(team, num_views, warmup)
-        profiles[name] = team.profile(num_views)
-        team.release()
+    for name in names:
+        _warm_up(teams[name], num_views, warmup)
+        profiles[name] = teams[name].profile(num_views)
+        teams[name].release()
     return profiles
 
 

@@ -103,6 +103,10 @@ def test_profiles_come_after_all_timed_steps_while_the_others_have_released_thei
     assert diary[-len(expected) :] == expected
     profiles = [result.profile for result in found.results]
     assert [profile and profile.operations[0].name for profile in profiles] == ["a", "b", "c"]
+    matrix = ArmSpec("m", kind="matrix")
+    beside = measure([matrix, *ARMS], CONFIG, MACHINE, num_views=1, rounds=1, warmup=1, report=print, profiled=True)
+    assert "m is profiled" not in diary
+    assert [result.profile is None for result in beside.results] == [True, False, False, False]
     unprofiled = measure(ARMS, CONFIG, MACHINE, num_views=1, rounds=1, warmup=1, report=lambda text: None)
     assert [result.profile for result in unprofiled.results] == [None, None, None]
 
