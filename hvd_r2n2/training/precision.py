@@ -34,7 +34,7 @@ def slow_ranks(name: str, device: torch.device, communicator: Communicator) -> s
         return None
     found = communicator.all_gather_object((device.type, bfloat16_hardware(device.type)))
     texts = []
-    for kind, means in (("cpu", "multiply in float32, as fast as"), ("cuda", "compute in software, slower than")):
+    for kind, means in (("cpu", "multiply in float32, not faster than"), ("cuda", "compute in software, slower than")):
         ranks = [str(rank) for rank, own in enumerate(found) if own == (kind, None)]
         if ranks:
             texts.append(f"rank(s) {', '.join(ranks)} have no hardware for it and {means} train.dtype=float32")
