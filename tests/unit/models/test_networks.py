@@ -232,6 +232,13 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
     assert not states_equal(reference, create_model("res3d-gru-3", width=0.1, seed=8))
 
 
+def test_weights_are_on_the_cpu_whatever_device_is_the_default() -> None:
+    with torch.device("meta"):
+        model = create_model("3d-gru-1", width=TINY)
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    assert states_equal(model, create_model("3d-gru-1", width=TINY))
+
+
 def test_width_scales_hidden_channels_but_not_inputs_and_outputs() -> None:
     shapes = {n: tuple(p.shape) for n, p in create_model("res3d-gru-3", width=0.01).named_parameters()}
     assert shapes["encoder.block1.conv_a.weight"] == (2, 3, 7, 7)
