@@ -52,12 +52,9 @@ class WideWork:
     def converted(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """Give a wide layer's weight rounded to a type, in the type of its products, converted once."""
         self._seen.add(id(weight))
-        inner = product_dtype(dtype, weight.device)
-        if weight.dtype == dtype == inner:
-            return weight.detach()
         key = (id(weight), dtype)
         if key not in self._converted:
-            self._converted[key] = weight.detach().to(dtype).to(inner)
+            self._converted[key] = weight.detach().to(dtype).to(product_dtype(dtype, weight.device))
         return self._converted[key]
 
     def gradient(self, weight: Tensor, inputs_RI: Tensor, gradient_RO: Tensor) -> Tensor | None:
@@ -68,9 +65,9 @@ class WideWork:
             return None
         del self._rows[id(weight)]
         all_inputs, all_gradients = (torch.cat(parts) for parts in zip(*rows, strict=True))
-        if len(all_inputs) <= _FEW_ROWS or product_dtype(inputs_RI.dtype, weight.device) != inputs_RI.dtype:
-            all_inputs, all_gradients = all_inputs.to(weight.dtype), all_gradients.to(weight.dtype)
-        return (all_gradients.t() @ all_inputs).to(weight.dtype)
+        is_few = len(all_inputs) <= _FEW_ROWS
+        dtype = weight.dtype if is_few else product_dtype(all_inputs.dtype, weight.device)
+        return (all_gradients.to(dtype).t() @ all_inputs.to(dtype)).to(weight.dtype)
 
 
 def wide_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

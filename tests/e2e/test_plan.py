@@ -85,7 +85,7 @@ def test_a_network_without_a_volume_has_no_spatial_split(python: Launcher) -> No
         ),
         (("--set", "split.strategy=pipeline", "--set", "split.cut=[block7]"), "no stage is called block7"),
         (("--ranks", "3"), "train.batch_size: 4 cannot be divided evenly over 3 rank(s)"),
-        (("--measure-steps", "0"), "argument --measure-steps: 0 is not possible"),
+        (("--measure-steps", "0"), "argument --measure-steps: 0 is not possible (a whole number, 1 or more)"),
         (("--ranks", "two"), "argument --ranks: two is not possible (a whole number, 1 or more)"),
     ],
 )
