@@ -19,6 +19,7 @@ from hvd_r2n2.models.layers import Conv2d, GroupedLinear, channels_last, reach
 from hvd_r2n2.models.losses import CLASS_LOGITS
 from hvd_r2n2.models.network import IMAGE_CHANNELS, ClassificationNetwork, register_network
 from hvd_r2n2.models.options import ClassificationOptions
+from hvd_r2n2.models.pooling import max_pool2d
 from hvd_r2n2.models.response_norm import REACH, local_response_norm
 
 IMAGES = NamedTensor("images", "BCHW")
@@ -114,7 +115,7 @@ class DenseStage(nn.Module):
 
 def overlapping_pool(inputs_BCHW: Tensor) -> Tensor:
     """Pool 3×3 with stride 2: sides go 55 → 27 → 13 → 6."""
-    return F.max_pool2d(inputs_BCHW, kernel_size=3, stride=2)
+    return max_pool2d(inputs_BCHW, kernel_size=3, stride=2)
 
 
 class AlexNet(ClassificationNetwork):

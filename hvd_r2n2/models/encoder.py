@@ -47,7 +47,8 @@ class PooledConv2d(ActivatedConv2d):
     """Block of the networks without residuals: convolution, pool, leaky ReLU; VBCHW to VBCHW."""
 
     def _of_batch(self, inputs_BCHW: Tensor) -> Tensor:
-        return activate_(max_pool(convolve(self.conv, inputs_BCHW, self.options, activated=False)), self.options)
+        outputs = convolve(self.conv, inputs_BCHW, self.options, activated=False)
+        return activate_(max_pool(outputs, self.options), self.options)
 
 
 class PooledSum(nn.Module):
@@ -68,14 +69,15 @@ class PooledSum(nn.Module):
     def _of_batch(self, activated_BCHW: Tensor, *inputs_BCHW: Tensor) -> Tensor:
         if not inputs_BCHW and "fused" in self.options.rewrites:
             # A leaky ReLU is increasing, so it may follow the pool, which leaves a quarter of the cells.
-            return activate_(max_pool(convolve(self.conv, activated_BCHW, self.options, activated=False)), self.options)
+            outputs = convolve(self.conv, activated_BCHW, self.options, activated=False)
+            return activate_(max_pool(outputs, self.options), self.options)
         branch = convolve(self.conv, activated_BCHW, self.options)
         for inputs in inputs_BCHW:
             if self.skip_conv is None:
                 branch = branch + inputs
             else:
                 branch = convolve(self.skip_conv, inputs, self.options, added=branch)
-        return max_pool(branch)
+        return max_pool(branch, self.options)
 
 
 class StandardEncoderBlock(Block):

@@ -19,6 +19,7 @@ from hvd_r2n2.common.stages import NamedTensor, Stage
 from hvd_r2n2.common.wide_linear import wide_linear
 from hvd_r2n2.models.fused import ConvSettings, can_fuse, fused_conv, sum_over_cells, transposed_weight
 from hvd_r2n2.models.options import ReconstructionOptions
+from hvd_r2n2.models.pooling import max_pool2d
 
 
 class Conv2d(nn.Conv2d):
@@ -192,9 +193,10 @@ def for_each_view(function: Callable[..., Tensor], *inputs_VB: Tensor, options: 
     return torch.stack([of_batch(*inputs_B) for inputs_B in zip(*inputs_VB, strict=True)])
 
 
-def max_pool(inputs_BCHW: Tensor) -> Tensor:
+def max_pool(inputs_BCHW: Tensor, options: ReconstructionOptions) -> Tensor:
     """Pool 2×2 with stride 2 and padding 1: sides go 127 → 64 → 33 → 17 → 9 → 5 → 3."""
-    return F.max_pool2d(inputs_BCHW, kernel_size=2, stride=2, padding=1)
+    pool = max_pool2d if "fused" in options.rewrites else F.max_pool2d
+    return pool(inputs_BCHW, kernel_size=2, stride=2, padding=1)
 
 
 def unpool(inputs_BCDHW: Tensor) -> Tensor:
