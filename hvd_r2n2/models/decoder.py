@@ -49,7 +49,7 @@ class ActivatedConv(GridStage):
     def forward(self, inputs_BCDHW: Tensor) -> Tensor:
         """Give the activated convolution BCDHW."""
         # Of a slab, the next stage keeps a copy that also has the neighbours' planes.
-        return convolve(self.conv, inputs_BCDHW, self.options, slab=self.slab, keeps_sign=self.slab)
+        return convolve(self.conv, inputs_BCDHW, self.options, slab=self.slab, is_kept=not self.slab)
 
 
 class ActivatedUnpoolConv(GridStage):
@@ -73,7 +73,7 @@ class UnpooledSum(GridStage):
 
     def forward(self, activated_BCDHW: Tensor, inputs_BCDHW: Tensor) -> Tensor:
         """Give the block's output BCDHW from its first half's and, of half the side, the block's input."""
-        outputs = convolve(self.conv, activated_BCDHW, self.options, slab=self.slab)
+        outputs = convolve(self.conv, activated_BCDHW, self.options, slab=self.slab, is_kept=False)
         if "unpool" not in self.options.rewrites:
             unpooled = unpool(inputs_BCDHW)
             return outputs + (unpooled if self.skip_conv is None else self.skip_conv(unpooled))
@@ -93,7 +93,7 @@ class RefinedSum(GridStage):
 
     def forward(self, activated_BCDHW: Tensor) -> Tensor:
         """Give the block's output BCDHW."""
-        branch = convolve(self.conv, activated_BCDHW, self.options, slab=self.slab)
+        branch = convolve(self.conv, activated_BCDHW, self.options, slab=self.slab, is_kept=False)
         return convolve(self.skip_conv, activated_BCDHW, self.options, slab=self.slab, added=branch)
 
 

@@ -71,7 +71,7 @@ class PooledSum(nn.Module):
             # A leaky ReLU is increasing, so it may follow the pool, which leaves a quarter of the cells.
             outputs = convolve(self.conv, activated_BCHW, self.options, activated=False)
             return activate_(max_pool(outputs, self.options), self.options)
-        branch = convolve(self.conv, activated_BCHW, self.options)
+        branch = convolve(self.conv, activated_BCHW, self.options, is_kept=False)
         for inputs in inputs_BCHW:
             if self.skip_conv is None:
                 branch = branch + inputs

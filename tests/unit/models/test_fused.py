@@ -21,9 +21,9 @@ CASES = {
     "slab": (ConvSettings((0, 1, 1), slope=0.1), (3, 8, 4, 5, 6), (6, 8, 3, 3, 3)),
     "doubling": (ConvSettings((1, 1, 1), 1, True, (1, 1, 1), 0.1), (3, 8, 4, 5, 3), (6, 8, 3, 3, 3)),
     "doubling, groups": (ConvSettings((1, 1, 1), 2, True, (0, 1, 1), 0.1), (3, 8, 4, 5, 3), (6, 4, 3, 3, 3)),
-    "slab, its sign": (ConvSettings((0, 1, 1), slope=0.1, keeps_sign=True), (3, 8, 4, 5, 6), (6, 8, 3, 3, 3)),
+    "slab, its sign": (ConvSettings((0, 1, 1), slope=0.1, is_kept=False), (3, 8, 4, 5, 6), (6, 8, 3, 3, 3)),
     "doubling slab": (
-        ConvSettings((1, 1, 1), 1, True, (1, 1, 1), 0.1, drops_last=2, keeps_sign=True),
+        ConvSettings((1, 1, 1), 1, True, (1, 1, 1), 0.1, drops_last=2, is_kept=False),
         (3, 8, 4, 5, 3),
         (6, 8, 3, 3, 3),
     ),
@@ -137,3 +137,19 @@ def test_sum_over_cells_is_the_sum(dtype: torch.dtype) -> None:
     expected = values.double().sum((0, 2, 3))
     assert_near(sum_over_cells(values), expected, dtype)
     assert_near(sum_over_cells(values.contiguous(memory_format=torch.channels_last)), expected, dtype)
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_backward_keeps_a_byte_a_cell_of_results_that_nobody_else_keeps(dtype: torch.dtype, is_kept: bool) -> None:
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    inputs, weight, bias = leaves("grid", dtype)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = fused_conv(inputs, weight, bias, ConvSettings((1, 1, 1), slope=0.1, is_kept=is_kept))
+    (result,) = [tensor for tensor in kept if tensor.shape == outputs.shape]
+    by_sign = not is_kept and dtype != torch.bfloat16
+    assert result.dtype == (torch.bool if by_sign else dtype)
