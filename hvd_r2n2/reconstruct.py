@@ -13,6 +13,7 @@ from hvd_r2n2.models.original_weights import ORIGINAL_NETWORK
 from hvd_r2n2.training.checkpoint import Checkpoint, open_checkpoint
 from hvd_r2n2.training.evaluation import RELEASED_THRESHOLD
 from hvd_r2n2.training.evaluation_run import load_network, run_directory
+from hvd_r2n2.training.precision import set_tf32
 from hvd_r2n2.training.reconstruction import (
     read_photographs,
     recommended_threshold,
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     places = gather_places(Alone())
     (device,) = choose_devices(options.device, places[0], places)
     checkpoint = None if checkpoint_path is None else open_checkpoint(checkpoint_path, _warn)
+    if device.type == "cuda":
+        set_tf32(checkpoint is not None and checkpoint.config.train.tf32)  # as the run was evaluated
     model = _network(checkpoint, options.original_weights, device)
     if options.threshold is not None:
         threshold, source = options.threshold, "given"

@@ -38,7 +38,7 @@ class WideWork:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Let wide layers of this thread put off their work."""
-        before = getattr(_current, "work", None)
+        before = active_work()
         _current.work = self
         try:
             yield
@@ -70,9 +70,15 @@ class WideWork:
         return (all_gradients.to(dtype).t() @ all_inputs.to(dtype)).to(weight.dtype)
 
 
+def active_work() -> WideWork | None:
+    """Give the work that is active in this thread."""
+    found: WideWork | None = getattr(_current, "work", None)
+    return found
+
+
 def wide_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Give `F.linear`; within a `WideWork`, whose weight's gradient comes with the last micro-batch."""
-    work = getattr(_current, "work", None)
+    work = active_work()
     if work is None or not (torch.is_grad_enabled() and weight.requires_grad):
         return product(F.linear, inputs, weight, bias)
     outputs: Tensor = _WideLinear.apply(inputs, weight, work)  # type: ignore[no-untyped-call]

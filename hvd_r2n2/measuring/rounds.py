@@ -85,22 +85,22 @@ def measure(
     """
     found: dict[str, list[tuple[Done, ...]]] = {arm.name: [] for arm in arms}
     readies: dict[str, Ready] = {}
-    available = available_memory_bytes()
+    limit = _memory_limit(machine)
     steps = len(arms) * (warmup + rounds)
     with ExitStack() as stack:
         if teams is None:
             teams = stack.enter_context(started(arms, machine))
         advance = stack.enter_context(show_progress("steps", steps, report))
-        resident, is_releasing = 0, False
+        taken, is_releasing = 0, False
         for number, arm in enumerate(arms):
             team = teams[arm.name]
             readies[arm.name] = team.prepare(arm, config)
             for _ in range(warmup):
                 done = team.step(num_views)
                 advance(1)
-            resident += sum(process.resident_bytes for process in done)
+            taken += sum(_taken_by(process, machine) for process in done)
             # The others are as large, so far as is known.
-            if is_releasing or resident * len(arms) / (number + 1) > _USABLE_MEMORY * available:
+            if is_releasing or taken * len(arms) / (number + 1) > limit:
                 for other in arms[: number + 1] if not is_releasing else [arm]:
                     teams[other.name].release()
                 is_releasing = True
@@ -178,6 +178,11 @@ def started(arms: Sequence[ArmSpec], machine: Machine) -> Iterator[Mapping[str, 
 def _folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="hvd_r2n2-") as folder:
         yield Path(folder)
+
+
+def _taken_by(process: Done, machine: Machine) -> int:
+    """Return what a process has had; of GPUs, as if they were one, which is where most arms meet."""
+    return sum(memory.peak_bytes for memory in process.memory) if machine.gpus else process.resident_bytes
 
 
 def _memory_limit(machine: Machine) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hvd_r2n2.comm import Alone, Communicator
 from hvd_r2n2.common.memory import DeviceMemory, MemoryCounter, device_memory
+from hvd_r2n2.common.moments import moment, seconds_between
 from hvd_r2n2.common.stages import Stage
 from hvd_r2n2.config import Config
 from hvd_r2n2.models import Network
@@ -94,7 +94,7 @@ class DistributedRunner:
         self._parallel = DistributedDataParallel(self._module)
         self._optimizer = build_optimizer(config.optimizer, self.model.parameters())
         self._counter = MemoryCounter(self.model.parameters())
-        self._last_gradient_s = 0.0
+        self._last_gradient = moment(device)
         for parameter in self.model.parameters():
             parameter.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]
 
@@ -117,12 +117,12 @@ class DistributedRunner:
                 part = self._parallel({name: chunk[number] for name, chunk in chunks.items()}) / parts
                 part.backward()
             loss += part.detach()
-        end = time.perf_counter()
+        end = moment(self.placement.devices[0])
         parameters = list(self.model.parameters())
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).item()
         self._optimizer.step()
         rate = self.config.optimizer.learning_rate
-        return StepReport(loss.item(), norm, rate, communication_s=end - self._last_gradient_s)
+        return StepReport(loss.item(), norm, rate, communication_s=seconds_between(self._last_gradient, end))
 
     def memory(self) -> tuple[DeviceMemory, ...]:
         """Return what the device holds, with the peak since the last call.
@@ -138,7 +138,7 @@ class DistributedRunner:
         torch.distributed.destroy_process_group()
 
     def _note_gradient(self, parameter: Tensor) -> None:
-        self._last_gradient_s = time.perf_counter()
+        self._last_gradient = moment(parameter.device)
 
 
 class _Loss(torch.nn.Module):

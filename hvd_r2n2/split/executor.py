@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hvd_r2n2.common.memory import MemoryCounter
+from hvd_r2n2.common.moments import Moment, moment, seconds_between
 from hvd_r2n2.common.stages import Stage, run_stages
 from hvd_r2n2.common.wide_linear import WideWork
 from hvd_r2n2.split.exchange import Assembly, embed, gather, narrowed, scatter, zeros_length
@@ -50,7 +51,7 @@ class StepResult:
     outputs: Mapping[Key, Tensor]
     """The values that were asked for."""
     tasks: tuple[TaskTime, ...]
-    """When each task ran; on GPUs, when it was issued."""
+    """When each task ran."""
     bytes_moved: int
     """Bytes of values and gradients that a device took from another one."""
 
@@ -96,15 +97,28 @@ class Executor:
             RuntimeError: no task has ended for `hang_timeout_s`; says what each worker does or waits for.
             BaseException: whatever a task raised first, as it was raised; all workers have stopped then.
         """
+        self._follow_caller()
         step = _Step(self, program, inputs, on_gradients, keep, scale)
         futures = [worker.submit(partial(step.work, device)) for device, worker in enumerate(self.workers)]
         step.wait_for(futures)
+        self._lead_caller()
         return step.result()
 
     def on_every_device(self, job: Callable[[int], object]) -> None:
         """Run `job(device number)` on all workers at once and wait; raise what the first failing one raised."""
+        self._follow_caller()
         for future in [worker.submit(partial(job, device)) for device, worker in enumerate(self.workers)]:
             future.result()
+        self._lead_caller()
+
+    def _follow_caller(self) -> None:
+        gpus = {worker.device for worker in self.workers if worker.stream is not None}
+        for worker in self.workers:
+            worker.follow(gpus)
+
+    def _lead_caller(self) -> None:
+        for worker in self.workers:
+            worker.lead()
 
 
 class _Step:
@@ -135,13 +149,13 @@ class _Step:
         self._losses: dict[int, Tensor] = {}
         self._done: set[Task] = set()
         self._events: dict[Task, torch.cuda.Event] = {}
-        self._times: list[TaskTime] = []
+        self._times: list[tuple[Task, int, Moment, Moment]] = []
         self._bytes_moved = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
         self._doing = ["nothing yet"] * len(executor.workers)
-        self._start = self._last_end = time.perf_counter()
-        self._inputs_ready = [_recorded(tensor.device) for tensor in inputs.values() if tensor.is_cuda]
+        self._last_end = time.perf_counter()
+        self._begin = [moment(worker.device, worker.stream) for worker in executor.workers]
 
     def wait_for(self, futures: Sequence[Future[None]]) -> None:
         """Return when all workers are done; raise what the first failing one raised."""
@@ -155,23 +169,23 @@ class _Step:
                 break
         if self._error is not None:
             raise self._error
-        for worker in self._workers:
-            if worker.stream is not None:
-                torch.cuda.current_stream(worker.device).wait_stream(worker.stream)
 
     def result(self) -> StepResult:
-        """Give what the finished step gave; the losses are added in the order of the calls."""
+        """Give what the finished step gave, when GPUs are done; the losses are added in the order of the calls."""
         device = self._workers[0].device
         losses = [self._losses[number].to(device) for number in sorted(self._losses)]
         loss = torch.stack(losses).sum()
-        return StepResult(loss, self._keep, tuple(self._times), self._bytes_moved)
+        return StepResult(loss, self._keep, tuple(self._task_times()), self._bytes_moved)
+
+    def _task_times(self) -> Iterator[TaskTime]:
+        for task, device, start, end in self._times:
+            call, begin = self._program.calls[task.call], self._begin[device]
+            start_s, end_s = (seconds_between(begin, reached) for reached in (start, end))
+            yield TaskTime(call.name, device, task.kind, call.micro_batch, start_s, end_s)
 
     def work(self, device: int) -> None:
         """Run a device's tasks; the worker's own thread calls it."""
         try:
-            for event in self._inputs_ready:
-                if (stream := self._workers[device].stream) is not None:
-                    stream.wait_event(event)
             for task in self._program.orders[device]:
                 self._wait(task, device)
                 with self._counting(device), self._wide_work[device].active():
@@ -203,7 +217,8 @@ class _Step:
                     stream.wait_event(self._events[need])
 
     def _run(self, task: Task, device: int) -> None:
-        start = time.perf_counter()
+        worker = self._workers[device]
+        start = moment(worker.device, worker.stream)
         call = self._program.calls[task.call]
         if task.kind == "forward":
             self._forward(task.call, call)
@@ -214,15 +229,13 @@ class _Step:
             accumulate(self._weights_later.pop(task.call).of_weights())
         if task in self._program.completing:
             self._on_gradients(self._program.completing[task])
-        end = time.perf_counter()
+        end = moment(worker.device, worker.stream)
         with self._changed:
-            if (stream := self._workers[device].stream) is not None:
-                self._events[task] = stream.record_event()
+            if not isinstance(end, float):
+                self._events[task] = end
             self._done.add(task)
-            self._last_end = end
-            self._times.append(
-                TaskTime(call.name, device, task.kind, call.micro_batch, start - self._start, end - self._start)
-            )
+            self._last_end = time.perf_counter()
+            self._times.append((task, device, start, end))
             self._changed.notify_all()
 
     def _forward(self, number: int, call: Call) -> None:
@@ -419,8 +432,3 @@ class _Step:
 
 class _CancelledError(Exception):
     """Another worker has failed: this one stops too."""
-
-
-def _recorded(device: torch.device) -> torch.cuda.Event:
-    event: torch.cuda.Event = torch.cuda.current_stream(device).record_event()
-    return event

@@ -160,7 +160,7 @@ class SplitNetwork:
                 if is_whole:
                     with self.workers[shard.device].after(self.workers if shard.replicas else ()):
                         shard.add_replicas()
-                    on_shard(shard)
+                        on_shard(shard)  # here, where a reduction over ranks sees that it comes after the sum
 
         return self.executor.run(program, inputs, on_piece, keep, scale)
 

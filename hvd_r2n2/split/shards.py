@@ -56,6 +56,8 @@ class Shard:
         """Add the replicas' gradients to the leaf's own, in the order of the devices."""
         for _, replica in sorted(self.replicas.items()):
             if replica.grad is not None:
+                if replica.grad.is_cuda:  # its memory must not be used again before this sum has been taken
+                    replica.grad.record_stream(torch.cuda.current_stream(self.leaf.device))
                 gradient = replica.grad.to(self.leaf.device, non_blocking=True)
                 self.leaf.grad = gradient if self.leaf.grad is None else self.leaf.grad.add_(gradient)
                 replica.grad = None

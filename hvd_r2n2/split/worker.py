@@ -38,6 +38,17 @@ class Worker:
         self._jobs.put(None)
         self._thread.join(timeout_s)
 
+    def follow(self, devices: Iterable[torch.device]) -> None:
+        """Let what is handed over from now on start after all that the calling thread has given these GPUs so far."""
+        if self.stream is not None:
+            for device in devices:
+                self.stream.wait_stream(torch.cuda.current_stream(device))
+
+    def lead(self) -> None:
+        """Let what the calling thread gives the GPU from now on start after all that has been handed over."""
+        if self.stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
+
     def on_device(self) -> AbstractContextManager[Any]:
         """Give the context in which the device's work is issued."""
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
@@ -54,6 +65,8 @@ class Worker:
     def _run(self) -> None:
         if self.device.type == "cpu":
             torch.set_num_threads(self._num_threads)  # OpenMP keeps it for each thread apart
+        else:
+            torch.cuda.set_device(self.device)  # or each rank would also take memory of the first GPU
         while (item := self._jobs.get()) is not None:
             job, future = item
             try:

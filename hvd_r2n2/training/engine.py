@@ -87,6 +87,9 @@ class Engine(ABC):
         """
         self._clear_gradients()
         total, tasks, bytes_moved = self._gradients(inputs)
+        if total.is_cuda and self.communicator.size > 1:
+            # The host would wait for gradients in any case; until here it waits for backward, not for other ranks.
+            torch.cuda.current_stream(total.device).synchronize()
         start = time.perf_counter()
         shared = torch.stack([total, torch.full_like(total, asked_to_stop())])
         pending = self.communicator.average_async(shared, "loss")
@@ -94,7 +97,7 @@ class Engine(ABC):
         self.communicator.wait(pending)
         communication_s = time.perf_counter() - start
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._leaves() if p.grad is not None])
-        # The one time in a step that the host waits for a GPU.
+        # The one time in a step of one rank and one device that the host waits for a GPU.
         loss, share_asked, gradient_norm = torch.cat([shared, norm.to(shared).view(1)]).tolist()
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             raise NotFiniteError(f"the loss is {loss:g} and the gradient's norm {gradient_norm:g}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hvd_r2n2.common.stages import Stage, run_stages
+from hvd_r2n2.common.wide_linear import active_work
 from hvd_r2n2.config import Config
 from hvd_r2n2.training.precision import autocast
 
@@ -51,5 +53,13 @@ class _Recomputed(torch.nn.Module):
 
     def forward(self, *inputs: Tensor | None) -> Tensor | tuple[Tensor, ...]:
         """Give the module's outputs."""
-        result: Tensor | tuple[Tensor, ...] = checkpoint(self.module, *inputs, use_reentrant=False)
+        work = active_work()
+
+        def contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+            # A GPU's backward pass, and what it computes again, run in a thread of autograd's.
+            return nullcontext(), nullcontext() if work is None else work.active()
+
+        result: Tensor | tuple[Tensor, ...] = checkpoint(
+            self.module, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
+        )
         return result

@@ -81,8 +81,13 @@ def measure_costs(
         tried = ", ".join(map(str, sorted(set(sizes))))
         report(f"measuring the layers with {tried} sample(s) of {job.view_counts[-1]} view(s)")
         costs = bench.costs(sizes, effort)
-        machine = replace(costs.machine, memory_bytes=memory_bytes, memory_is_shared=is_shared)
-        return replace(costs, machine=machine)
+    del bench
+    for device in set(devices):
+        if device.type == "cuda":  # what it keeps is of streams that are gone
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+    machine = replace(costs.machine, memory_bytes=memory_bytes, memory_is_shared=is_shared)
+    return replace(costs, machine=machine)
 
 
 class _Bench:

@@ -101,6 +101,15 @@ def test_step_in_float64_equals_that_of_the_cpu(name: str, form: str, dataset: D
         assert torch.allclose(weights[parameter], expected_weights[parameter], rtol=1e-12, atol=1e-12), parameter
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_recomputing_activations_changes_no_number(name: str, dataset: Dataset, cuda: torch.device) -> None:
+    kept = one_step(config_of(name, "float64"), dataset, cuda)
+    recomputed = one_step(config_of(name, "float64", "train.recompute=true"), dataset, cuda)
+    assert recomputed[0] == pytest.approx(kept[0], rel=1e-12)
+    for parameter, expected in kept[2].items():
+        assert (recomputed[2][parameter] - expected).abs().max() <= 1e-9 * expected.abs().max(), parameter
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 2e-2)])
 def test_loss_in_lower_precision_is_close_to_float64(
     dtype: str, tolerance: float, dataset: Dataset, cuda: torch.device

@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from hvd_r2n2.comm import Alone
 from hvd_r2n2.common.stages import run_stages
+from hvd_r2n2.config import load_config
 from hvd_r2n2.models import create_model, voxel_loss_stage
 from hvd_r2n2.split import Plan, SplitNetwork, SplitOptions
+from hvd_r2n2.training.engine import OneDevice
+from hvd_r2n2.training.inputs import random_inputs
+from hvd_r2n2.training.setup import build_model
+from hvd_r2n2.training.split_engine import SplitEngine
+from hvd_r2n2.training.tasks import create_task
 from tests.conftest import Launcher
 from tests.gpu.marks import ON_GPU
 from tests.short_runs import TRAIN, settings
@@ -65,6 +72,30 @@ def test_two_devices_equal_one(name: str, strategy: str, recompute: bool, device
                 assert shard.leaf.grad is not None
                 assert shard.leaf.device == devices[shard.device]
                 torch.testing.assert_close(shard.leaf.grad.view(part.shape), part, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("strategy", PLANS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_steps_move_weights_as_on_one_gpu(name: str, strategy: str, devices: list[torch.device]) -> None:
+    """Clipped steps in a row: what one stream changes, another one must not read before or after its time."""
+    words = [f"model.name={name}", "model.width=0.0625", "train.dtype=float64", "train.batch_size=4"]
+    config = load_config(None, [*words, "train.clip_norm=0.001", "optimizer.name=adam"])
+    loss_stage = create_task(config).loss_stage()
+    one, other = (build_model(config.model, 0).double().to(devices[0]) for _ in range(2))
+    single = OneDevice(config, one, loss_stage, Alone())
+    split = SplitEngine(config, other, loss_stage, Alone(), PLANS[strategy](name), devices, 1)
+    for step in range(8):
+        torch.manual_seed(step)
+        inputs = random_inputs(config, one, 4, 2, devices[0])
+        expected, found = single.step(inputs, 1e-3), split.step(inputs, 1e-3)
+        assert found.loss == pytest.approx(expected.loss, rel=1e-9)
+        assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-6)
+        assert all(task.end_s >= task.start_s >= 0 for task in found.tasks)
+    split.write_back()
+    for (parameter, own), twin in zip(other.named_parameters(), one.parameters(), strict=True):
+        torch.testing.assert_close(own, twin, rtol=0, atol=1e-9, msg=lambda text, p=parameter: f"{p}: {text}")
+    single.close()
+    split.close()
 
 
 @pytest.mark.parametrize("strategy", PLANS)
