@@ -24,7 +24,7 @@ from hvd_r2n2.common.stages import Stage, run_stages
 from hvd_r2n2.common.wide_linear import WideWork
 from hvd_r2n2.split.exchange import Assembly, embed, gather, narrowed, scatter, zeros_length
 from hvd_r2n2.split.graph import Gradient, TwoRuns, accumulate, find_gradients, trained
-from hvd_r2n2.split.program import LOSS, Call, Fragment, Input, Key, Program, Task, TaskTime
+from hvd_r2n2.split.program import LOSS, Call, Fragment, Input, Key, Kind, Program, Task, TaskTime
 from hvd_r2n2.split.worker import Worker
 
 
@@ -43,6 +43,17 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Span:
+    """When a task ran, as its device notes it."""
+
+    call: Call
+    device: int
+    kind: Kind
+    start: Moment
+    end: Moment
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What a step gave."""
 
@@ -50,10 +61,18 @@ class StepResult:
     """Mean over the samples, in float64, on the first device."""
     outputs: Mapping[Key, Tensor]
     """The values that were asked for."""
-    tasks: tuple[TaskTime, ...]
-    """When each task ran."""
     bytes_moved: int
     """Bytes of values and gradients that a device took from another one."""
+    begin: tuple[Moment, ...]
+    """When each device was given its first task."""
+    spans: tuple[Span, ...]
+
+    def tasks(self, begin: Sequence[Moment] | None = None) -> Iterator[TaskTime]:
+        """Give when each task ran, in seconds after a step began, by default this one; waits for GPUs."""
+        for span in self.spans:
+            start = (begin or self.begin)[span.device]
+            start_s, end_s = seconds_between(start, span.start), seconds_between(start, span.end)
+            yield TaskTime(span.call.name, span.device, span.kind, span.call.micro_batch, start_s, end_s)
 
 
 @dataclass(frozen=True)
@@ -149,13 +168,13 @@ class _Step:
         self._losses: dict[int, Tensor] = {}
         self._done: set[Task] = set()
         self._events: dict[Task, torch.cuda.Event] = {}
-        self._times: list[tuple[Task, int, Moment, Moment]] = []
+        self._spans: list[Span] = []
         self._bytes_moved = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
         self._doing = ["nothing yet"] * len(executor.workers)
         self._last_end = time.perf_counter()
-        self._begin = [moment(worker.device, worker.stream) for worker in executor.workers]
+        self._begin = tuple(moment(worker.device, worker.stream) for worker in executor.workers)
 
     def wait_for(self, futures: Sequence[Future[None]]) -> None:
         """Return when all workers are done; raise what the first failing one raised."""
@@ -171,17 +190,11 @@ class _Step:
             raise self._error
 
     def result(self) -> StepResult:
-        """Give what the finished step gave, when GPUs are done; the losses are added in the order of the calls."""
+        """Give what the finished step gave; the losses are added in the order of the calls."""
         device = self._workers[0].device
         losses = [self._losses[number].to(device) for number in sorted(self._losses)]
         loss = torch.stack(losses).sum()
-        return StepResult(loss, self._keep, tuple(self._task_times()), self._bytes_moved)
-
-    def _task_times(self) -> Iterator[TaskTime]:
-        for task, device, start, end in self._times:
-            call, begin = self._program.calls[task.call], self._begin[device]
-            start_s, end_s = (seconds_between(begin, reached) for reached in (start, end))
-            yield TaskTime(call.name, device, task.kind, call.micro_batch, start_s, end_s)
+        return StepResult(loss, self._keep, self._bytes_moved, self._begin, tuple(self._spans))
 
     def work(self, device: int) -> None:
         """Run a device's tasks; the worker's own thread calls it."""
@@ -235,7 +248,7 @@ class _Step:
                 self._events[task] = end
             self._done.add(task)
             self._last_end = time.perf_counter()
-            self._times.append((task, device, start, end))
+            self._spans.append(Span(call, device, task.kind, start, end))
             self._changed.notify_all()
 
     def _forward(self, number: int, call: Call) -> None:

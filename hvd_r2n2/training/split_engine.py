@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -122,19 +120,14 @@ class SplitEngine(Engine):
         parts = self.config.train.accumulation
         network, loss_stage = self._stages[:-1], self._stages[-1]
         chunks = {name: t.chunk(parts, dim=samples_axis(network, loss_stage, name)) for name, t in inputs.items()}
-        losses: list[Tensor] = []
-        tasks: list[TaskTime] = []
-        bytes_moved = 0
-        start = time.perf_counter()
+        results = []
         for number in range(parts):
             part = {name: chunk[number] for name, chunk in chunks.items()}
             is_last = number == parts - 1
-            begun_s = time.perf_counter() - start
-            result = self.split.gradients(part, self._start if is_last else None, scale=1 / parts)
-            losses.append(result.loss)
-            tasks += [replace(t, start_s=t.start_s + begun_s, end_s=t.end_s + begun_s) for t in result.tasks]
-            bytes_moved += result.bytes_moved
-        return torch.stack(losses).sum(), tuple(tasks), bytes_moved
+            results.append(self.split.gradients(part, self._start if is_last else None, scale=1 / parts))
+        tasks = tuple(task for result in results for task in result.tasks(results[0].begin))
+        loss = torch.stack([result.loss for result in results]).sum()
+        return loss, tasks, sum(result.bytes_moved for result in results)
 
     def _start(self, shard: Shard) -> None:
         if shard.leaf.grad is not None:

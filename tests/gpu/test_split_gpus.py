@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
 from hvd_r2n2.comm import Alone
-from hvd_r2n2.common.stages import run_stages
+from hvd_r2n2.common.stages import NamedTensor, Read, Stage, run_stages
 from hvd_r2n2.config import load_config
 from hvd_r2n2.models import create_model, voxel_loss_stage
 from hvd_r2n2.split import Plan, SplitNetwork, SplitOptions
@@ -82,20 +83,40 @@ def test_steps_move_weights_as_on_one_gpu(name: str, strategy: str, devices: lis
     config = load_config(None, [*words, "train.clip_norm=0.001", "optimizer.name=adam"])
     loss_stage = create_task(config).loss_stage()
     one, other = (build_model(config.model, 0).double().to(devices[0]) for _ in range(2))
-    single = OneDevice(config, one, loss_stage, Alone())
-    split = SplitEngine(config, other, loss_stage, Alone(), PLANS[strategy](name), devices, 1)
-    for step in range(8):
-        torch.manual_seed(step)
-        inputs = random_inputs(config, one, 4, 2, devices[0])
-        expected, found = single.step(inputs, 1e-3), split.step(inputs, 1e-3)
-        assert found.loss == pytest.approx(expected.loss, rel=1e-9)
-        assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-6)
-        assert all(task.end_s >= task.start_s >= 0 for task in found.tasks)
-    split.write_back()
+    plan = PLANS[strategy](name)
+    with (
+        closing(OneDevice(config, one, loss_stage, Alone())) as single,
+        closing(SplitEngine(config, other, loss_stage, Alone(), plan, devices, 1)) as split,
+    ):
+        for step in range(8):
+            torch.manual_seed(step)
+            inputs = random_inputs(config, one, 4, 2, devices[0])
+            expected, found = single.step(inputs, 1e-3), split.step(inputs, 1e-3)
+            assert found.loss == pytest.approx(expected.loss, rel=1e-9)
+            assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-6)
+        split.write_back()
     for (parameter, own), twin in zip(other.named_parameters(), one.parameters(), strict=True):
         torch.testing.assert_close(own, twin, rtol=0, atol=1e-9, msg=lambda text, p=parameter: f"{p}: {text}")
-    single.close()
-    split.close()
+
+
+class Slow(torch.nn.Module):
+    """Takes the GPU a while, the host none."""
+
+    def forward(self, x_BF: torch.Tensor) -> torch.Tensor:
+        """Give the mean of the inputs."""
+        torch.cuda._sleep(200_000_000)  # cycles: a tenth of a second at 2 GHz
+        return x_BF.mean()
+
+
+def test_times_of_tasks_are_those_of_the_gpu(devices: list[torch.device]) -> None:
+    inputs = NamedTensor("x", "BF")
+    first = Stage("first", torch.nn.Linear(3, 3).to(devices[0]), (Read(inputs),), (NamedTensor("y", "BF"),))
+    last = Stage("last", Slow(), (Read(NamedTensor("y", "BF")),), (NamedTensor("loss", ""),))
+    model = torch.nn.ModuleList([first.module])
+    with SplitNetwork(model, (first, last), Plan("pipeline", cut=("last",)), devices) as split:
+        result = split.gradients({"x": torch.ones(2, 3, device=devices[0])})
+        (slow,) = [task for task in result.tasks() if task.kind == "forward" and task.device == 1]
+    assert slow.end_s - slow.start_s > 0.02
 
 
 @pytest.mark.parametrize("strategy", PLANS)

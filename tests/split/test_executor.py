@@ -130,7 +130,8 @@ def test_times_and_bytes_are_those_of_the_step() -> None:
         result = split.gradients(inputs)
         elapsed_s = time.perf_counter() - start
         program = split.program(4, 2)
-    assert len(result.tasks) == sum(map(len, program.orders))
-    assert all(0 <= task.start_s <= task.end_s <= elapsed_s for task in result.tasks)
+    tasks = list(result.tasks())
+    assert len(tasks) == sum(map(len, program.orders))
+    assert all(0 <= task.start_s <= task.end_s <= elapsed_s for task in tasks)
     features_bytes = inputs["x"].numel() * 8  # what crosses forward, and its gradient back
     assert result.bytes_moved == 2 * features_bytes
