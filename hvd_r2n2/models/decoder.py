@@ -48,8 +48,7 @@ class ActivatedConv(GridStage):
 
     def forward(self, inputs_BCDHW: Tensor) -> Tensor:
         """Give the activated convolution BCDHW."""
-        # Of a slab, the next stage keeps a copy that also has the neighbours' planes.
-        return convolve(self.conv, inputs_BCDHW, self.options, slab=self.slab, is_kept=not self.slab)
+        return convolve(self.conv, inputs_BCDHW, self.options, slab=self.slab)
 
 
 class ActivatedUnpoolConv(GridStage):

@@ -40,7 +40,7 @@ class ConvSettings:
     drops_last: int = 0
     """Leave out so many last planes of the result, which is activated."""
     is_kept: bool = True
-    """Others keep an activated result too. Else backward has its sign, a byte a cell, for results of four or eight."""
+    """Others keep an activated result too. Else backward has its sign alone (not in bfloat16: it would be slower)."""
 
 
 def can_fuse(inputs: Tensor) -> bool:
@@ -90,7 +90,7 @@ class _FusedConv(torch.autograd.Function):
         compute = _plainly if dtype == torch.float64 else _by_onednn  # which has no float64
         outputs = compute(own_inputs.to(inner), kernel.to(inner), own_bias, settings, own_added).to(dtype)
         activated = None if settings.slope is None else outputs
-        if activated is not None and not settings.is_kept and dtype != torch.bfloat16:
+        if activated is not None and not (settings.is_kept or dtype == torch.bfloat16):
             activated = outputs > 0
         ctx.save_for_backward(own_inputs, kernel, activated)
         ctx.settings = settings

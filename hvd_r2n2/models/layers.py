@@ -151,14 +151,14 @@ def convolve(
 ) -> Tensor:
     """Give the convolution, `activated` or plus what is `added`; NCHW or NCDHW, slabs as `SameConv3d`.
 
-    Where it is not kept by others, backward needs its sign at most, see `ConvSettings`.
+    `is_kept` says whether others keep an activated result, see `ConvSettings`.
     """
     activated = activated and added is None
     if "fused" in options.rewrites and can_fuse(inputs):
         side = conv.kernel_size[0] // 2
         padding = (side, side) if inputs.ndim == 4 else (0 if slab else side, side, side)
         slope = options.leaky_slope if activated else None
-        settings = ConvSettings(padding, conv.groups, slope=slope, is_kept=is_kept)
+        settings = ConvSettings(padding, conv.groups, slope=slope, is_kept=is_kept or not torch.is_grad_enabled())
         return fused_conv(inputs, conv.weight, conv.bias, settings, added)
     outputs: Tensor = conv(inputs, slab=slab) if isinstance(conv, SameConv3d) else conv(inputs)
     if activated:
@@ -229,10 +229,7 @@ def convolve_unpooled(
     if "fused" in options.rewrites and can_fuse(inputs_BCDHW):
         # Two planes too many, for oneDNN is ten times slower where a stride does not divide the output.
         dropped = 2 if slab else 0
-        # Of a slab, the next stage keeps a copy that also has the neighbours' planes.
-        settings = ConvSettings(
-            (side,) * 3, conv.groups, True, (1, 1, 1), options.leaky_slope, dropped, is_kept=not slab
-        )
+        settings = ConvSettings((side,) * 3, conv.groups, True, (1, 1, 1), options.leaky_slope, dropped)
         return fused_conv(inputs_BCDHW, conv.weight, conv.bias, settings)
     weight = transposed_weight(conv.weight, conv.groups)
     how = {"stride": 2, "padding": side, "output_padding": (0 if slab else 1, 1, 1), "groups": conv.groups}

@@ -12,7 +12,8 @@ from hvd_r2n2.models.initialisation import StandardDeviation, msra_std, released
 VOXEL_RESOLUTIONS = (32, 64, 128)
 REWRITES = ("views", "unpool", "gates", "layout", "fused")
 """Ways to compute the same faster: all views as one batch; convolutions of unpooled grids as transposed ones; a
-recurrent unit's gates in one convolution; channels innermost in memory; activations within convolutions (CPUs)."""
+recurrent unit's gates in one convolution; channels innermost in memory; activations within convolutions (CPUs), and
+less kept for backward (pools)."""
 NUM_TOWERS = 2
 
 

@@ -16,7 +16,7 @@ def max_pool2d(inputs_BCHW: Tensor, kernel_size: int, stride: int, padding: int 
 
 
 class _MaxPool(torch.autograd.Function):
-    """torch's operation asks in backward for its input, of which it uses the shape: a fifth of what a step keeps."""
+    """torch's own keeps its input, of which backward uses the shape: a fifth of what a step of Res3D-GRU-3 keeps."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, kernel_size: int, stride: int, padding: int) -> Tensor:
@@ -24,6 +24,8 @@ class _MaxPool(torch.autograd.Function):
         outputs, places = torch.ops.aten.max_pool2d_with_indices(inputs, *windows)
         ctx.save_for_backward(places)
         ctx.windows, ctx.shape = windows, inputs.shape
+        is_last = inputs.is_contiguous(memory_format=torch.channels_last) and not inputs.is_contiguous()
+        ctx.layout = torch.channels_last if is_last else torch.contiguous_format
         result: Tensor = outputs
         return result
 
@@ -31,9 +33,7 @@ class _MaxPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (places,) = ctx.saved_tensors
-        is_last = places.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if is_last else torch.contiguous_format
-        to_inputs = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=layout)
+        to_inputs = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=ctx.layout)
         torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
             gradient, to_inputs, *ctx.windows, [1, 1], False, places, grad_input=to_inputs
         )
