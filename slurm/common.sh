@@ -55,11 +55,20 @@ split_words() {
   [ $# = 0 ] || arguments=("${@:2}")
 }
 
-# Submit the job that gathers runs: gather_after NAME FOLDER DEPENDENCY RUN…
+# Refuse an argument of training that the scripts set: refuse_out WORD…
+refuse_out() {
+  local word
+  for word in "$@"; do
+    case $word in
+      --out | --out=*) stop "--out: set RUN instead, before the script or sbatch (RUN=/my/run …)" ;;
+    esac
+  done
+}
+
+# Submit the job that gathers runs, in the environment that has been entered: gather_after NAME FOLDER DEPENDENCY RUN…
 gather_after() {
   local name=$1 folder=$2 dependency=$3 command
   shift 3
-  enter_environment
   local results=$folder/$name
   printf -v command '%q ' "${python[@]}" -m hvd_r2n2.gather "$@" --json "$results.json" --picture "$results.png"
   # With the user's options, an account or a partition among them, but for one task and no GPU.

@@ -5,7 +5,7 @@
 #
 # Started by hand where sbatch is. Results: runs/sweep-TIME/sweep.json, .png, and the table in gather.log.
 # A line of FILE holds further arguments, such as: --set train.seed=3 --set train.dtype=float32
-# Words are parted by spaces; there are no quotes.
+# Words are parted by spaces; there are no quotes. Empty lines and those that begin with # do not count.
 #   RUN=FOLDER         where runs and results go                    (runs/sweep-TIME)
 set -euo pipefail
 script=${BASH_SOURCE[0]}
@@ -13,13 +13,19 @@ home=$(dirname "$(dirname "$(realpath "$script")")")
 # shellcheck source=slurm/common.sh
 source "$home/slurm/common.sh"
 
-lines=$(realpath "${1:?"a file with a line of arguments for each run"}")
-count=$(grep -c '' "$lines") || stop "$lines: no lines"
+lines=${1:?"a file with a line of arguments for each run"}
+[ -f "$lines" ] && [ -r "$lines" ] || stop "$lines: no file that can be read"
 split_words "${@:2}"
+# shellcheck disable=SC2046  # its words
+refuse_out "${arguments[@]}" $(grep -oE -- '--out[^[:space:]]*' "$lines" || true)
+wanted=$(grep -vE '^[[:space:]]*(#|$)' "$lines") || stop "$lines: no lines with arguments"
+enter_environment
 folder=${RUN:-runs/sweep-$(date +%Y%m%d-%H%M%S)}
 mkdir -p "$folder"
-cp "$lines" "$folder/settings.txt" # what the tasks read, even if the file changes meanwhile
+echo "$wanted" >"$folder/settings.txt" # what the tasks read, even if the file changes meanwhile
+count=$(grep -c '' "$folder/settings.txt")
 job=$(SWEEP=$(realpath "$folder/settings.txt") sbatch --parsable --job-name=sweep \
   --array="1-$count" --output="$folder/%x-%A-%a.log" "${options[@]}" "$home/slurm/train.sh" "${arguments[@]}")
-mapfile -t runs < <(seq -f "$folder/%04g" "$count")
+runs=()
+for ((number = 1; number <= count; number++)); do runs+=("$folder/$(printf '%04d' "$number")"); done
 gather_after sweep "$folder" "afterany:$job" "${runs[@]}"

@@ -35,11 +35,7 @@ home=$(dirname "$(dirname "$(realpath "$script")")")
 # shellcheck source=slurm/common.sh
 source "$home/slurm/common.sh"
 
-for word in "$@"; do
-  case $word in
-    --out | --out=*) stop "--out: set RUN instead, before sbatch (RUN=/my/run sbatch …)" ;;
-  esac
-done
+refuse_out "$@"
 run=${RUN:-runs/$SLURM_JOB_NAME-$SLURM_JOB_ID}
 settings=()
 if [ -n "${SWEEP:-}" ]; then # a task of slurm/sweep.sh: its line of the file, and a run beside the file
