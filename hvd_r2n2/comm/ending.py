@@ -10,11 +10,10 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-import torch
-
 from hvd_r2n2.comm.communicator import JobError
 from hvd_r2n2.comm.launch import Launch, launch_facts
 from hvd_r2n2.common.exit_codes import ExitCode
+from hvd_r2n2.common.memory import is_out_of_memory
 
 _SECONDS_FOR_RANK_0 = 1.0
 """What all ranks find wrong, rank 0 says for all of them: the others wait so long, and are ended meanwhile."""
@@ -93,11 +92,11 @@ def run_door(program: str, main: Callable[[], None]) -> None:
         main()
     except (ValueError, OSError, JobError, ImportError) as error:
         abort(f"{program}: error: {_words(error)}")
-    except torch.OutOfMemoryError as error:
-        abort(f"{program}: error: {error}\n(a larger train.accumulation, or a smaller batch, needs less memory)")
     except KeyboardInterrupt:
         abort(f"{program}: interrupted", exit_code=ExitCode.INTERRUPTED)
     except Exception as error:
+        if is_out_of_memory(error):
+            abort(f"{program}: error: {error}\n(a larger train.accumulation, or a smaller batch, needs less memory)")
         if type(error).__name__ == "HorovodInternalError":
             time.sleep(_SECONDS_FOR_THE_OTHER)
             abort(f"{program}: error: another rank has stopped or cannot be reached ({error})")

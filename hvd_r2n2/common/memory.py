@@ -6,8 +6,9 @@ import ctypes
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,39 @@ def release_freed_memory() -> None:
         trim(ctypes.c_size_t(0))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def forget_peak_memory() -> None:
+    """Let the system count anew the most memory that this process has had (Linux, where it lets processes do so)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def available_memory_bytes() -> int | None:
+    """Return the memory that processes may still take on this machine, in their control group; None if unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return min([*available, *_left_of_group()]) if available else None
+
+
+def _left_of_group(folder: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """Give what is left of the memory of this process's control group, where it has a limit."""
+    try:
+        limit, used = ((folder / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current"))
+        pairs = [line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return
+    if limit != "max":
+        files = sum(int(value) for name, value in pairs if name == "inactive_file")  # which the system gives up first
+        yield max(0, int(limit) - int(used) + files)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether there was not enough memory, of a GPU or of the host; torch has no class of its own for that."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 class MemoryCounter:

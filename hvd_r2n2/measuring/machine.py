@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -13,8 +12,6 @@ from hvd_r2n2.comm import launch_environment
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.arms import ArmSpec
 from hvd_r2n2.measuring.networks import rank_environment
-
-_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
@@ -87,11 +84,3 @@ class Machine:
         if self.gpus and rank is not None and arm.processes > 1:
             own["CUDA_VISIBLE_DEVICES"] = self.gpus[rank % len(self.gpus)]
         return own
-
-
-def available_memory_bytes() -> int:
-    """Return the memory that processes may still take on this machine."""
-    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    limit = _MEMORY_LIMIT.read_text(encoding="utf-8").strip() if _MEMORY_LIMIT.exists() else "max"
-    return min(free, int(limit)) if limit.isdigit() else free

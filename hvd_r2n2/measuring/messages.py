@@ -82,7 +82,10 @@ class Done:
     memory: tuple[DeviceMemory, ...]
     """Of each device."""
     resident_bytes: int
-    """Most memory that the process has had so far."""
+    """Most memory of the host that the process has had since the job was prepared."""
+    taken_bytes: int
+    """Memory that it keeps from others: of its GPUs, if it has any, taken together as if all processes met there, or
+    `resident_bytes`."""
     tasks: tuple[TaskTime, ...] = ()
     """Of a split."""
     bytes_moved: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import torch
 
+from hvd_r2n2.common.memory import available_memory_bytes
 from hvd_r2n2.common.statistics import Spread
 from hvd_r2n2.config import Config
 from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.measuring.arms import ArmSpec
-from hvd_r2n2.measuring.machine import Machine, available_memory_bytes
+from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.messages import Done, Ready
 from hvd_r2n2.measuring.operations import Profile
 from hvd_r2n2.measuring.result import ArmResult, step_s
@@ -98,7 +100,7 @@ def measure(
             for _ in range(warmup):
                 done = team.step(num_views)
                 advance(1)
-            taken += sum(_taken_by(process, machine) for process in done)
+            taken += sum(process.taken_bytes for process in done)
             # The others are as large, so far as is known.
             if is_releasing or taken * len(arms) / (number + 1) > limit:
                 for other in arms[: number + 1] if not is_releasing else [arm]:
@@ -180,12 +182,8 @@ def _folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _taken_by(process: Done, machine: Machine) -> int:
-    """Return what a process has had; of GPUs, as if they were one, which is where most arms meet."""
-    return sum(memory.peak_bytes for memory in process.memory) if machine.gpus else process.resident_bytes
-
-
 def _memory_limit(machine: Machine) -> float:
     if machine.gpus:
         return _USABLE_MEMORY * torch.cuda.get_device_properties(0).total_memory
-    return _USABLE_MEMORY * available_memory_bytes()
+    available = available_memory_bytes()
+    return math.inf if available is None else _USABLE_MEMORY * available

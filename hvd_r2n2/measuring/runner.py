@@ -70,7 +70,7 @@ class DistributedRunner:
     """The same steps by torch's DistributedDataParallel, with its own defaults, over Gloo or NCCL.
 
     As in training, the gradient's norm is computed. `communication_s` begins when the last gradient is there, before it
-    goes into its bucket, and ends when all are averaged; the engine's begins when backward returns, which is right
+    goes into its bucket, and ends when all are averaged; the engine's begins when backward is done, which is right
     after its last gradient has been handed over, and its end includes the mean of the loss, which DDP does not take.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import socket
@@ -17,7 +18,12 @@ import torch
 from torch import Tensor
 
 from hvd_r2n2.comm import Alone, Communicator, JobError, connect, launch_facts
-from hvd_r2n2.common.memory import keep_freed_memory, release_freed_memory
+from hvd_r2n2.common.memory import (
+    forget_peak_memory,
+    is_out_of_memory,
+    keep_freed_memory,
+    release_freed_memory,
+)
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.allreduces import AllreduceRunner
 from hvd_r2n2.measuring.arms import UNDER_MPIRUN
@@ -64,10 +70,10 @@ def main() -> None:
             server.close()
         except BrokenPipeError:
             pass
-        except (ValueError, OSError, JobError, torch.OutOfMemoryError) as error:
+        except (ValueError, OSError, JobError) as error:
             connection.send(Failure(str(error)))
-        except Exception:
-            connection.send(Failure(traceback.format_exc()))
+        except Exception as error:
+            connection.send(Failure(str(error) if is_out_of_memory(error) else traceback.format_exc()))
 
 
 def _receive(connection: Connection) -> Order:
@@ -108,7 +114,10 @@ class _Server:
     def _prepare(self, job: Job) -> Ready:
         if self._runner is not None:
             self._runner.close()
-        self._runner, self._batch = None, (0, {})
+            self._runner, self._batch = None, (0, {})
+            gc.collect()
+            release_freed_memory()
+            forget_peak_memory()
         os.sched_setaffinity(0, job.cores)
         if job.kind == "ddp":
             self._runner = DistributedRunner(job.config, self._rank, job.size, Path(job.store))
@@ -152,6 +161,7 @@ class _Server:
         for device in devices:
             torch.cuda.synchronize(device)
         end_s, end_cpu_s = time.perf_counter(), time.process_time()
+        resident_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return Done(
             start_s=start_s,
             end_s=end_s,
@@ -159,7 +169,8 @@ class _Server:
             communication_s=report.communication_s,
             loss=report.loss,
             memory=runner.memory(),
-            resident_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            resident_bytes=resident_bytes,
+            taken_bytes=sum(map(torch.cuda.memory_reserved, set(devices))) if devices else resident_bytes,
             tasks=report.tasks,
             bytes_moved=report.bytes_moved,
             parts_s=runner.parts_s() if isinstance(runner, MatrixRunner) else {},

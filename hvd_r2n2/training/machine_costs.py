@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
 
+from hvd_r2n2.common.memory import available_memory_bytes
 from hvd_r2n2.config import Config, OptimizerConfig
 from hvd_r2n2.models import Network
 from hvd_r2n2.split import Plan, SplitOptions
@@ -81,10 +81,9 @@ def measure_costs(
         tried = ", ".join(map(str, sorted(set(sizes))))
         report(f"measuring the layers with {tried} sample(s) of {job.view_counts[-1]} view(s)")
         costs = bench.costs(sizes, effort)
-    del bench
-    for device in set(devices):
-        if device.type == "cuda":  # what it keeps is of streams that are gone
-            torch.cuda.empty_cache()
+    if devices[0].type == "cuda":
+        torch.cuda.empty_cache()  # what it keeps is of streams that are gone
+        for device in set(devices):
             torch.cuda.reset_peak_memory_stats(device)
     machine = replace(costs.machine, memory_bytes=memory_bytes, memory_is_shared=is_shared)
     return replace(costs, machine=machine)
@@ -269,19 +268,5 @@ def memory_of(devices: Sequence[torch.device], ranks_of_host: int) -> tuple[int 
         counts = [1 if is_shared else devices.count(device) for device in devices]
         totals = [torch.cuda.mem_get_info(device)[1] for device in devices]
         return min(total // count for total, count in zip(totals, counts, strict=True)), is_shared
-    information = Path("/proc/meminfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
-    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return (min([*available, *_limit_of_group()]) // ranks_of_host if available else None), is_shared
-
-
-def _limit_of_group() -> Iterator[int]:
-    """Give what is left of the memory of this process's control group, where it has a limit."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit = (folder / "memory.max").read_text(encoding="utf-8").strip()
-        used = (folder / "memory.current").read_text(encoding="utf-8").strip()
-    except OSError:
-        return
-    if limit != "max":
-        yield max(0, int(limit) - int(used))
+    available = available_memory_bytes()
+    return (None if available is None else available // ranks_of_host), is_shared

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import gc
+import mmap
+import os
+import resource
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hvd_r2n2.common.memory import DeviceMemory, MemoryCounter, device_memory
+from hvd_r2n2.common import memory
+from hvd_r2n2.common.memory import (
+    DeviceMemory,
+    MemoryCounter,
+    available_memory_bytes,
+    device_memory,
+    forget_peak_memory,
+    is_out_of_memory,
+)
 
 FLOAT = 4
 IMAGE = 2 * 3 * 8 * 8 * FLOAT  # bytes of 2×3×8×8
@@ -135,3 +149,40 @@ print(kept, counts[0] > 10_000, max(counts[-5:]) < 100, faults() > 10_000)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() in (["True"] * 4, ["False", "True", "False", "True"])  # no glibc
+
+
+def test_available_memory_is_less_than_the_machine_has() -> None:
+    available = available_memory_bytes()
+    assert available is not None
+    assert 0 < available < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.parametrize(("limit", "left"), [("max\n", []), ("8000\n", [8000 - 6000 + 1500])])
+def test_control_group_leaves_what_is_not_used_and_what_it_keeps_of_files(
+    limit: str, left: list[int], tmp_path: Path
+) -> None:
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text("6000\n")
+    (tmp_path / "memory.stat").write_text("anon 4000\ninactive_file 1500\nactive_file 500\n")
+    assert list(memory._left_of_group(tmp_path)) == left
+    assert list(memory._left_of_group(tmp_path / "no group")) == []
+
+
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**55), lambda: np.empty(2**55)], ids=["torch", "numpy"])
+def test_lack_of_memory_is_known_from_other_errors(allocate: object) -> None:
+    assert callable(allocate)
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        allocate()
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("another"))
+
+
+def test_peak_of_the_process_is_counted_anew() -> None:
+    size = 2**28
+    with mmap.mmap(-1, size) as block:
+        for place in range(0, size, mmap.PAGESIZE):
+            block[place] = 1
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    forget_peak_memory()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert 1024 * (before - after) > 0.9 * size
