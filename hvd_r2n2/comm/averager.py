@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -42,10 +41,9 @@ class GradientAverager:
         """Send gradients off as the next backward pass completes them."""
         self._is_armed = True
 
-    def finish(self) -> float:
-        """Wait until every gradient is the mean over all ranks; return the seconds waited."""
+    def finish(self) -> None:
+        """Wait until every gradient is the mean over all ranks."""
         assert self._is_armed or not self._hooks, "finish() without arm()"
-        start = time.perf_counter()
         for name, parameter in self._parameters.items():
             if name not in self._handles:  # not used in this step, but another rank may have used it
                 if parameter.grad is None:
@@ -55,7 +53,6 @@ class GradientAverager:
             self._communicator.wait(handle)
         self._handles.clear()
         self._is_armed = False
-        return time.perf_counter() - start
 
     def close(self) -> None:
         """Take the hooks off the parameters."""

@@ -141,7 +141,7 @@ def open_dataset(
     present = _list_present(config, root, voxel_resolution)
     split, skipped = _choose(config, root, present, voxel_resolution)
     models = split.models
-    missing = _missing(config, split, skipped, present, root, voxel_resolution)
+    missing = _missing(config, split, skipped, present, voxel_resolution)
     wanted = {
         CacheKey(
             synset, voxel_resolution, num_views, fingerprint(root, present[synset], voxel_resolution, num_views)
@@ -229,7 +229,6 @@ def _missing(
     split: Split,
     skipped: set[str],
     present: Mapping[str, Sequence[ModelRef]],
-    root: Path,
     voxel_resolution: int,
 ) -> list[Problem]:
     """Report the models of the split, and the categories chosen, that are not on disk."""

@@ -58,9 +58,8 @@ def pipeline_program(
     chunks: Sequence[int],
     cut: Sequence[str],
     *,
-    schedule: str = "1f1b",
+    schedule: str,
     views_in_chunks: bool | None = None,
-    cost: CallCost | None = None,
 ) -> Program:
     """Give the program of a step.
 
@@ -72,7 +71,6 @@ def pipeline_program(
         cut: first stage of every device but the first.
         schedule: `1f1b`, `zero-bubble` or `fill-drain` (all forward, then all backward).
         views_in_chunks: end pieces where views end even for a single chunk (by default, if there are more).
-        cost: of each call, for the order of tasks; by default proportional to samples and views.
 
     Raises:
         ValueError: see `pipeline_pieces`.
@@ -85,7 +83,7 @@ def pipeline_program(
     calls = pipeline_calls(stages, pieces, micro_batches, len(chunks))
     sizes = tuple(micro_batches)
     program = Program("pipeline", num_devices, sizes, tuple(chunks), calls, ())
-    orders = _orders(program, schedule, cost or _proportional(sizes, tuple(chunks)))
+    orders = _orders(program, schedule, _proportional(sizes, tuple(chunks)))
     return replace(program, orders=orders)
 
 

@@ -337,10 +337,10 @@ class _Planner:
         """Give what each device holds of weights, gradients and the optimizer's state."""
         pieces = frozenset(call.piece for call in program.calls)
         if pieces not in self._weights:
-            self._weights[pieces] = self._shards_memory(program, pieces)
+            self._weights[pieces] = self._shards_memory(program)
         return self._weights[pieces]
 
-    def _shards_memory(self, program: Program, pieces: frozenset[Piece]) -> tuple[DeviceMemory, ...]:
+    def _shards_memory(self, program: Program) -> tuple[DeviceMemory, ...]:
         job, factor = self._job, self._costs.machine.state_bytes_per_byte
         in_order = dict.fromkeys(call.piece for call in program.calls)
         shards = Shards(job.model, job.stages, in_order, [torch.device("meta")] * program.num_devices)

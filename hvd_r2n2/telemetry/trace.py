@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from hvd_r2n2.common.files import replacing
+
+_RANK = 0
+"""Shown as a process."""
 
 
 class TimedTask(Protocol):
@@ -45,42 +47,24 @@ class TimedTask(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class MemoryPoint:
-    """Memory of a device at one time of the step."""
+def write_trace(path: Path, tasks: Iterable[TimedTask], devices: Sequence[str]) -> None:
+    """Write one step of rank 0 as Chrome trace events.
 
-    device: int
-    time_s: float
-    held_bytes: int
-
-
-def write_trace(
-    path: Path,
-    tasks: Iterable[TimedTask],
-    devices: Sequence[str],
-    memory: Iterable[MemoryPoint] = (),
-    *,
-    rank: int = 0,
-) -> None:
-    """Write one step of a rank as Chrome trace events.
-
-    Source: the Trace Event Format (complete events X, counters C, metadata M; times in microseconds).
+    Source: the Trace Event Format (complete events X, metadata M; times in microseconds).
 
     Args:
         path: file to write (JSON).
         tasks: what ran.
         devices: names of the rank's devices, by number.
-        memory: what devices held, if known.
-        rank: number of the rank, shown as a process.
 
     Raises:
         OSError: it cannot be written.
     """
-    events: list[dict[str, Any]] = [_named("process_name", rank, None, f"rank {rank}")]
+    events: list[dict[str, Any]] = [_named("process_name", None, "rank 0")]
     for number, name in enumerate(devices):
-        events.append(_named("thread_name", rank, number, name))
+        events.append(_named("thread_name", number, name))
         events.append(
-            {"name": "thread_sort_index", "ph": "M", "pid": rank, "tid": number, "args": {"sort_index": number}}
+            {"name": "thread_sort_index", "ph": "M", "pid": _RANK, "tid": number, "args": {"sort_index": number}}
         )
     for task in sorted(tasks, key=lambda task: (task.device, task.start_s)):
         events.append(
@@ -90,20 +74,15 @@ def write_trace(
                 "ph": "X",
                 "ts": task.start_s * 1e6,
                 "dur": (task.end_s - task.start_s) * 1e6,
-                "pid": rank,
+                "pid": _RANK,
                 "tid": task.device,
                 "args": {"kind": task.kind, "micro_batch": task.micro_batch},
             }
-        )
-    for point in memory:
-        name = f"memory of {devices[point.device]}"
-        events.append(
-            {"name": name, "ph": "C", "ts": point.time_s * 1e6, "pid": rank, "args": {"bytes": point.held_bytes}}
         )
     with replacing(path) as partial:
         partial.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}) + "\n", encoding="utf-8")
 
 
-def _named(what: str, rank: int, device: int | None, name: str) -> dict[str, Any]:
+def _named(what: str, device: int | None, name: str) -> dict[str, Any]:
     thread = {} if device is None else {"tid": device}
-    return {"name": what, "ph": "M", "pid": rank, **thread, "args": {"name": name}}
+    return {"name": what, "ph": "M", "pid": _RANK, **thread, "args": {"name": name}}

@@ -22,7 +22,7 @@ from hvd_r2n2.split.kernel import kernel_program
 from hvd_r2n2.split.pipeline import pipeline_program
 from hvd_r2n2.split.program import Kind, Program, Task, spread
 from hvd_r2n2.split.rehearsal import Rehearsal, Take, on_one_device, unit_program
-from hvd_r2n2.split.simulation import bubble_share, busy_shares, compare, simulate, slowdown
+from hvd_r2n2.split.simulation import bubble_share, busy_shares, simulate, slowdown
 from hvd_r2n2.split.worker import Worker
 from tests.split.lists import own, stage
 from tests.split.networks import reconstruction, reconstruction_inputs
@@ -227,17 +227,6 @@ def test_what_is_done_once_a_step_is_found_in_the_last_micro_batch() -> None:
     backward = [simulate(step, costs).tasks[n] for n in range(8)]
     lengths = {t.label: t.end_s - t.start_s for t in backward if t.kind == "backward"}
     assert lengths == {"a0 m0": 10, "loss m0": 10, "a0 m1": 30, "loss m1": 30}
-
-
-def test_a_comparison_says_where_the_error_is() -> None:
-    program, costs = even_chain(2, 4, "1f1b", backward_s=2.0)
-    predicted = simulate(program, costs).tasks
-    measured = simulate(*even_chain(2, 4, "1f1b", backward_s=3.0)).tasks
-    found = compare(program, predicted, [*measured, TaskTime("weights", 0, "optimizer", 0, 20.0, 99.0)])
-    assert (found.predicted_s, found.measured_s) == (15, 20)
-    assert (found.error, found.forward_error) == (pytest.approx(-0.25), pytest.approx(0))
-    assert found.backward_error == pytest.approx(-1 / 3)
-    assert found.predicted_bubble == pytest.approx(found.measured_bubble) == pytest.approx(1 / 5)
 
 
 def rehearsed(model: nn.Module, stages: tuple[Stage, ...], program: Program, inputs: Mapping[str, Tensor]) -> Costs:

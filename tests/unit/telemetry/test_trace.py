@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvd_r2n2.telemetry.trace import MemoryPoint, write_trace
+from hvd_r2n2.telemetry.trace import write_trace
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ TASKS = (Ran("decoder m1", 1, "backward", 1, 0.5, 0.75), Ran("encoder m0", 0, "f
 
 def test_trace_has_a_row_a_device_and_microseconds(tmp_path: Path) -> None:
     path = tmp_path / "step.json"
-    write_trace(path, TASKS, ["cpu:0", "cpu:1"], [MemoryPoint(1, 0.5, 1000)], rank=3)
+    write_trace(path, TASKS, ["cpu:0", "cpu:1"])
     content = json.loads(path.read_text())
     events = content["traceEvents"]
-    assert {event["pid"] for event in events} == {3}
+    assert {event["pid"] for event in events} == {0}
     names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
     assert names == {0: "cpu:0", 1: "cpu:1"}
     ran = [event for event in events if event["ph"] == "X"]
@@ -35,9 +35,7 @@ def test_trace_has_a_row_a_device_and_microseconds(tmp_path: Path) -> None:
         ("encoder m0", "forward", 0, 0.0, 0.25e6),
         ("decoder m1", "backward", 1, 0.5e6, 0.25e6),
     ]
-    (counter,) = [event for event in events if event["ph"] == "C"]
-    assert (counter["name"], counter["ts"], counter["args"]) == ("memory of cpu:1", 0.5e6, {"bytes": 1000})
-    assert {event["ph"] for event in events} == {"M", "X", "C"}
+    assert {event["ph"] for event in events} == {"M", "X"}
 
 
 def test_no_half_of_a_trace_is_left(tmp_path: Path) -> None:
