@@ -7,24 +7,24 @@ BIN := $(abspath $(VENV))/bin
 export OMPI_ALLOW_RUN_AS_ROOT=1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
-.PHONY: setup test lint demo 
+.PHONY: setup test lint demo
 
 setup:
-	@VENV=$(VENV) scripts/setup.sh
+	@VENV="$(VENV)" scripts/setup.sh
 
 # What computes in one process runs on all cores, one thread each; ranks, jobs and commands, which wait for each other much
 # of the time, a file on each core.
 test: setup
 	@status=0; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/unit tests/split tests/gpu || status=1; \
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder tests/ranks tests/slurm tests/e2e || status=1; \
+	OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -n auto --dist worksteal tests/unit tests/split tests/gpu || status=1; \
+	"$(BIN)"/python -m pytest -n auto --dist loadfile --no-loadscope-reorder tests/ranks tests/slurm tests/e2e || status=1; \
 	exit $$status
 
 lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/shellcheck scripts/*.sh slurm/*.sh .ci/run
+	"$(BIN)"/ruff check .
+	"$(BIN)"/ruff format --check .
+	"$(BIN)"/mypy
+	"$(BIN)"/shellcheck scripts/*.sh slurm/*.sh .ci/run
 
 demo: setup
-	PATH=$(BIN):$$PATH scripts/demo.sh runs/demo
+	PATH="$(BIN):$$PATH" scripts/demo.sh runs/demo

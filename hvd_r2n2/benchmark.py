@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvd_r2n2.comm import launch_facts, run_door
+from hvd_r2n2.common.arguments import count
 from hvd_r2n2.common.extras import require
+from hvd_r2n2.common.files import check_can_write
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.measuring.baseline import measure_baseline
 from hvd_r2n2.measuring.comparison import Comparison, Request, compare_ranks, compare_splits, for_random_batches
@@ -28,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError("the benchmark starts its own ranks: start it without mpirun, horovodrun or srun")
     if getattr(options, "picture", None) is not None:
         require("matplotlib.figure")  # before minutes are spent on measuring
+    check_can_write(*(getattr(options, name, None) for name in ("out", "json", "picture")))
     config = load_config(options.config, options.overrides)
     words = sys.argv[1:] if arguments is None else arguments
     if options.subcommand == "data":
@@ -213,7 +216,7 @@ def _add_settings(parser: argparse.ArgumentParser, *, warmup: int = 1, has_accum
     if has_accumulation:
         parser.add_argument(
             "--accumulation",
-            type=int,
+            type=count,
             metavar="N",
             help="micro-batches of one device; by default 1, 2, 4, 8 and 16 are tried first, and the fastest taken",
         )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hvd_r2n2.comm import connect, run_door
-from hvd_r2n2.common.files import replacing
+from hvd_r2n2.common.files import check_can_write, replacing
 from hvd_r2n2.config import Config, SplitConfig, with_overrides
 from hvd_r2n2.training.checkpoint import Checkpoint, open_checkpoint
 from hvd_r2n2.training.data import data_root
@@ -148,13 +148,20 @@ def _configure(config: Config, options: argparse.Namespace) -> Config:
         data = replace(data, categories=tuple(options.categories))
     if options.batch_size is not None:
         evaluation = replace(evaluation, batch_size=options.batch_size)
-    # The device and its threads were those of the machine that trained.
-    train = replace(config.train, device=options.device, cpu_threads=None, dtype=options.dtype or config.train.dtype)
+    # These were of the machine that trained.
+    train = replace(
+        config.train,
+        device=options.device,
+        cpu_threads=None,
+        cuda_graphs=False,
+        tf32=config.train.tf32 or options.device == "cpu",
+        dtype=options.dtype or config.train.dtype,
+    )
     for override in options.overrides:
         key = override.partition("=")[0].strip()
         if key not in _SETTABLE:
             raise ValueError(f"--set {override}: evaluation takes {', '.join(_SETTABLE)}, not {key}")
-    changed = replace(config, data=data, train=train, evaluation=evaluation)
+    changed = replace(config, data=data, train=train, evaluation=evaluation, split=SplitConfig())
     return with_overrides(changed, options.overrides, "the run's settings with those of the command line")
 
 
@@ -163,10 +170,10 @@ def _output_paths(checkpoint: Checkpoint, config: Config, options: argparse.Name
     directory = run_directory(checkpoint)
     stem = "-".join(("evaluation", *_differences(checkpoint, config, options)))
     paths = (options.json or directory / f"{stem}.json", options.csv or directory / f"{stem}.csv")
-    for path in paths:
-        if path.is_dir() or not path.parent.is_dir():
-            reason = "is a directory" if path.is_dir() else f"cannot be written: there is no directory {path.parent}"
-            raise ValueError(f"{path} {reason}; choose a file with --json and --csv")
+    try:
+        check_can_write(*paths)
+    except ValueError as error:
+        raise ValueError(f"{error}; choose a file with --json and --csv") from None
     return paths
 
 
@@ -187,7 +194,7 @@ def _differences(checkpoint: Checkpoint, config: Config, options: argparse.Names
         (options.threshold is not None, f"threshold-{options.threshold}"),
         (config.train.dtype != checkpoint.config.train.dtype, config.train.dtype),
     )
-    return [word for differs, word in candidates if differs]
+    return [word.replace("/", "-") for differs, word in candidates if differs]
 
 
 def _place(path: str | None) -> Path | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hvd_r2n2.comm import run_door
 from hvd_r2n2.common.extras import require
+from hvd_r2n2.common.files import check_can_write
 from hvd_r2n2.measuring.gathering import draw_runs, print_runs, read_runs
 from hvd_r2n2.measuring.report import write_json
 
@@ -17,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if options.picture is not None:
         require("matplotlib.figure")
+    check_can_write(options.json, options.picture)
     gathered = read_runs(options.runs)
     print_runs(gathered)
     if options.json is not None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from hvd_r2n2.comm import Alone, launch_facts, run_door
 from hvd_r2n2.common.arguments import count
-from hvd_r2n2.common.files import replacing
+from hvd_r2n2.common.files import check_can_write, replacing
 from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config, load_config, to_mapping, with_overrides
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(words)
     if launch_facts().size > 1:
         raise ValueError("planning is for the devices of one rank: start it without mpirun, horovodrun or srun")
+    check_can_write(options.out, options.json)
     keep_freed_memory()
     given = load_config(options.config, options.overrides)
     if given.split.strategy == "none":

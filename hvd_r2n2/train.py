@@ -16,7 +16,7 @@ from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.measuring.baseline import measure_baseline
 from hvd_r2n2.measuring.comparison import Request, for_random_batches
 from hvd_r2n2.telemetry.baseline import write_baseline
-from hvd_r2n2.training.run import train
+from hvd_r2n2.training.run import check_is_new, train
 from hvd_r2n2.training.start_times import StartTimes
 from hvd_r2n2.training.stop_request import StopRequest
 
@@ -41,6 +41,8 @@ def _train(arguments: argparse.Namespace, config: Config, stop: StopRequest, tim
     out = communicator.broadcast_object(arguments.out or _new_folder(arguments.config))
     times.mark("ranks")
     if config.log.baseline == "measure":
+        if not arguments.resume:
+            check_is_new(out)
         config = _with_baseline(config, out, communicator.size)
         times.mark("baseline")
     code = train(config, out, communicator, stop, times, resume=arguments.resume)
@@ -84,7 +86,10 @@ def _with_whole_paths(config: Config) -> Config:
     """Return the settings with paths that mean the same from any working directory, as they are kept with the run."""
 
     def whole(path: str | None) -> str | None:
-        return None if path is None else str(Path(path).expanduser().resolve())
+        try:
+            return None if path is None else str(Path(path).expanduser().resolve())
+        except RuntimeError:  # ~NAME
+            raise ValueError(f"{path}: there is no such user here whose home directory that could be") from None
 
     data, model = config.data, config.model
     split = data.split if data.split == "r2n2" else str(whole(data.split))

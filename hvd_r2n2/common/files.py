@@ -33,6 +33,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def check_can_write(*paths: Path | None) -> None:
+    """Try nothing, but see that files can be written, before hours are spent on what goes there.
+
+    Raises:
+        ValueError: one of those given is a directory, or its directory is not there or may not be written to.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise ValueError(f"{path} is a directory, not a file to write")
+        if not path.parent.is_dir():
+            raise ValueError(f"{path} cannot be written: there is no directory {path.parent}")
+        if not os.access(path.parent, os.W_OK):
+            raise ValueError(f"{path} cannot be written: {path.parent} may not be written to")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file of at most 16 MiB.
 

@@ -11,8 +11,10 @@ from hvd_r2n2.config.sections import Config, SplitConfig
 
 
 def check_config(config: Config) -> None:
-    """Raise a ValueError that lists every impossible value and every setting that would be ignored."""
-    problems = [*_ranges(config), *_orders(config), *_split(config), *_cuda_graphs(config), *_ignored(config)]
+    """Raise a ValueError that lists every impossible value, or else every setting that does not go with the others."""
+    problems = _ranges(config)
+    if not problems:
+        problems = [*_orders(config), *_split(config), *_cuda_graphs(config), *_ignored(config)]
     if problems:
         raise ValueError("; ".join(problems))
 
@@ -50,7 +52,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.min_views": _VIEWS,
     "train.max_views": _VIEWS,
     "train.clip_norm": _more_than(0),
-    "train.cpu_threads": _POSITIVE,
+    "train.cpu_threads": _between(1, 4096),
     "train.check_every_steps": _POSITIVE,
     "train.stall_timeout_s": _at_least(1),
     "train.spike_factor": _more_than(1),
@@ -117,12 +119,16 @@ def _orders(config: Config) -> list[str]:
         problems.append(f"model.cross: {list(config.model.cross)} names a stage twice")
     if optimizer.schedule == "steps" and not optimizer.milestones:
         problems.append("optimizer.milestones: needed by optimizer.schedule=steps, such as [20000, 60000]")
+    if optimizer.milestones and min(optimizer.milestones) < 1:
+        problems.append(f"optimizer.milestones: {list(optimizer.milestones)} is not possible (steps, 1 or more)")
     if optimizer.milestones and list(optimizer.milestones) != sorted(set(optimizer.milestones)):
         problems.append(f"optimizer.milestones: {list(optimizer.milestones)} is not in rising order")
     if optimizer.betas and not all(0 <= beta < 1 for beta in optimizer.betas):
         problems.append(f"optimizer.betas: {list(optimizer.betas)} is not possible (0 or more, less than 1)")
     if optimizer.scale_learning_rate != "none" and optimizer.base_batch_size is None:
         problems.append(f"optimizer.base_batch_size: needed by scale_learning_rate={optimizer.scale_learning_rate}")
+    if config.log.trace_step is not None and config.log.trace_step > train.steps:
+        problems.append(f"log.trace_step: {config.log.trace_step} is after the last step (train.steps={train.steps})")
     if train.batch_size % train.accumulation:
         problems.append(f"train.accumulation: {train.accumulation} does not divide train.batch_size={train.batch_size}")
     return problems

@@ -128,8 +128,8 @@ def _apply_override(mapping: dict[str, Any], override: str) -> None:
         raise ValueError(f"--set {override}: write section.key=value, such as train.steps=500")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {override}: the value is not valid YAML: {error}") from None
+    except Exception as error:  # many kinds, as from a file
+        raise ValueError(f"--set {override}: the value is not valid YAML: {error or type(error).__name__}") from None
     section = mapping.setdefault(keys[0], {})
     if section is None:
         section = mapping[keys[0]] = {}
@@ -183,7 +183,7 @@ def _convert(value: Any, hint: Any) -> Any:
             return None
         return _convert_any(value, [argument for argument in arguments if argument is not type(None)])
     if origin is Literal:
-        if value not in arguments or isinstance(value, bool):
+        if not any(value == argument and type(value) is type(argument) for argument in arguments):
             near = difflib.get_close_matches(str(value), [str(argument) for argument in arguments], 1, 0.4)
             hinted = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"{value!r} is not possible (one of {', '.join(map(str, arguments))}{hinted})")

@@ -107,7 +107,7 @@ def fingerprint(root: Path, models: Sequence[ModelRef], voxel_resolution: int, n
         rendering = f"{pictures}/{ref.synset}/{ref.model_id}/rendering"
         paths = [f"{rendering}/{name}" for name in names]
         paths.append(f"{voxels}/{ref.synset}/{ref.model_id}/model.binvox")
-        return "\n".join([str(ref), *map(_file_state, paths)]).encode() + b"\n\n"
+        return "\n".join([str(ref), *map(file_state, paths)]).encode() + b"\n\n"
 
     start_s, cpu_s = time.monotonic(), time.thread_time()
     for ref in models[:_SCAN_TRIALS]:
@@ -132,7 +132,8 @@ def _folder_names(folder: Path) -> list[str]:
         return []
 
 
-def _file_state(path: str) -> str:
+def file_state(path: str | Path) -> str:
+    """Return what changes with a file: its size and time, or why the system does not say them."""
     try:
         status = os.stat(path)  # noqa: PTH116 (see above)
         return f"{status.st_size} {status.st_mtime_ns}"

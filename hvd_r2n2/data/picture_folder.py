@@ -24,7 +24,7 @@ from hvd_r2n2.config import DataConfig
 from hvd_r2n2.data.cache_build import CACHE_FOLDER, cache_folder, explained, locked, map_in_order, num_cores
 from hvd_r2n2.data.check import DataProblems, Problem
 from hvd_r2n2.data.labelled import LabelledPictures
-from hvd_r2n2.data.layout import ModelRef
+from hvd_r2n2.data.layout import ModelRef, file_state
 from hvd_r2n2.data.picture_file import read_picture_file
 from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.data.samples import DamagedSampleError
@@ -112,7 +112,7 @@ def open_picture_folder(
         for name, refs in present.items()
         if not refs
     ]
-    left_out = set(map(str, skipped))
+    left_out = {_in_utf8(str(ref)) for ref in skipped}
     problems += [problem for problem in checked.problems if problem.model not in left_out]
     if problems:
         raise DataProblems(problems, left_out, "picture")
@@ -142,8 +142,10 @@ def _list_pictures(root: Path, name: str) -> list[ModelRef]:
 
 def _find_skip(name: str, present: Mapping[str, Sequence[ModelRef]], root: Path) -> ModelRef:
     folder, _, file = name.partition("/")
-    if (ref := ModelRef(folder, file)) in present.get(folder, ()):
-        return ref
+    for ref in present.get(folder, ()):
+        if _in_utf8(str(ref)) == name:
+            return ref
+    ref = ModelRef(folder, file)
     # A list for all classes stays valid when only some are chosen.
     if folder not in present and ref in _list_pictures(root, folder):
         return ref
@@ -159,7 +161,7 @@ def _check(
     """Return what is known of these files, after decoding all of them where they have changed."""
     refs = [ref for found in present.values() for ref in found]
     fingerprint = _fingerprint(root, refs)
-    names = hashlib.sha256("\n".join(present).encode()).hexdigest()
+    names = hashlib.sha256(os.fsencode("\n".join(present))).hexdigest()
     path = folder / f"pictures-{names[:20]}.json"
     known = _read_checked(path)
     if known is None or known.fingerprint != fingerprint:
@@ -176,8 +178,7 @@ def _fingerprint(root: Path, refs: Sequence[ModelRef]) -> str:
     """Return a hash of the names, sizes and modification times of files, and of where their names begin."""
     digest = hashlib.sha256()
     for ref in refs:
-        status = (root / ref.synset / ref.model_id).stat()
-        digest.update(f"{ref}\n{status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{ref}\n{file_state(root / ref.synset / ref.model_id)}\n"))
     return digest.hexdigest()
 
 
@@ -205,14 +206,24 @@ def _check_all(root: Path, refs: Sequence[ModelRef], fingerprint: str, report: R
     return _Checked(fingerprint, digest.hexdigest(), tuple(problems))
 
 
+def _in_utf8(name: str) -> str:
+    """Return a file's name with \\udcXX for each byte that is not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def _check_one(root: Path, ref: ModelRef) -> tuple[bytes, Problem | None]:
     """Decode a picture; return a hash of its name and bytes, and what is wrong with it."""
     path = root / ref.synset / ref.model_id
-    digest = hashlib.sha256(f"{ref}\n".encode())
+    digest = hashlib.sha256(os.fsencode(f"{ref}\n"))
+    if _in_utf8(str(ref)) != str(ref):
+        return digest.digest(), Problem(_in_utf8(str(ref)), "broken name", _in_utf8(str(path)), "not UTF-8: rename it")
+    if path.is_dir():
+        return digest.digest(), Problem(str(ref), "broken picture", str(path), "a folder")
     try:
         read_picture_file(path)  # first: it checks the sizes
         digest.update(path.read_bytes())
     except (ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return digest.digest(), Problem(str(ref), "broken picture", str(path), reason.removeprefix(f"{path} "))
+        reason = reason.removeprefix("picture ").removeprefix(f"{path} ")
+        return digest.digest(), Problem(str(ref), "broken picture", str(path), reason)
     return digest.digest(), None

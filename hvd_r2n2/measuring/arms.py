@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from hvd_r2n2.common.arguments import known_hint
 from hvd_r2n2.config import Config, with_overrides
 from hvd_r2n2.measuring.bursts import Burst
 from hvd_r2n2.measuring.networks import MEMORY
@@ -41,6 +41,10 @@ class ArmSpec:
     """How ranks under mpirun talk: see `networks.py`."""
     bursts: tuple[Burst, ...] = ()
     """What an `allreduce` arm averages."""
+
+    def __post_init__(self) -> None:
+        if "/" in self.name:
+            raise ValueError(f"--arm {self.name}: files are named after arms (use a name without /)")
 
     @property
     def is_under_mpirun(self) -> bool:
@@ -116,9 +120,7 @@ def check_names(names: Sequence[str] | None, known: Collection[str]) -> None:
     """Raise a ValueError that names the nearest known one unless all names of arms are known."""
     for name in names or ():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"--arms: {name} is not known, {hint}(known: {', '.join(known)})")
+            raise ValueError(f"--arms: {name} is not known{known_hint(name, known)}")
 
 
 def rank_arms(config: Config) -> tuple[ArmSpec, ...]:

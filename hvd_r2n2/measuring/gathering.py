@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from hvd_r2n2.common.files import read_json
 from hvd_r2n2.common.statistics import Spread
 from hvd_r2n2.config import load_config, to_mapping
 from hvd_r2n2.telemetry.charts import Bar, Comparison, draw_comparison
@@ -159,7 +160,11 @@ def draw_runs(path: Path, gathered: Gathered) -> None:
 def _read(path: Path) -> GatheredRun:
     if not (path / "summary.json").is_file():
         raise ValueError("no summary.json: not a run, not finished yet, or without a test part")
-    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(path / "summary.json")
+    if not isinstance(summary, dict) or not isinstance(summary.get("ranks"), int):
+        raise ValueError("summary.json: does not say of how many ranks it is")
+    if not any(isinstance(summary.get(name), (int, float)) for name in _SCORES):
+        raise ValueError(f"summary.json: has no number for {' or '.join(_SCORES)}")
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     speeds = [record["speed/images_per_s"] for record in records if "speed/images_per_s" in record]
     if not speeds:

@@ -62,7 +62,7 @@ def assume_workload(config: Config, device: str, share: float) -> Workload:
     dtype = config.train.dtype
     rate = find_device(device).rate(dtype, share)
     source = f"counted; assumed: {share:.0%} of the published {dtype} peak of {device}, {rate / 1e12:.3g} TFLOP/s"
-    return counted_workload(config, rate, source)
+    return counted_workload(for_random_batches(config), rate, source)
 
 
 def predict(config: Config, workload: Workload, conditions: Conditions, counts: Sequence[int], command: str) -> Scaling:

@@ -13,6 +13,7 @@ from pathlib import Path
 from hvd_r2n2.comm import launch_facts
 from hvd_r2n2.common.arguments import count
 from hvd_r2n2.common.extras import require
+from hvd_r2n2.common.files import check_can_write
 from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.measuring.calibration import calibrate
@@ -44,6 +45,9 @@ def scale(words: Sequence[str]) -> None:
     """
     options = _parser().parse_args(words)
     command = shlex.join(["python", "-m", "hvd_r2n2.plan", "scale", *words])
+    check_can_write(options.json, options.picture, options.save_costs)
+    if options.picture is not None and (options.check or options.calibrate):
+        raise ValueError("--picture: draws a prediction, not what --check and --calibrate find (leave it out)")
     if options.calibrate:
         _calibrate(options, command)
         return

@@ -27,6 +27,7 @@ from hvd_r2n2.split.program import Program, Task
 from hvd_r2n2.split.rehearsal import unit_program
 from hvd_r2n2.training.inputs import random_inputs
 from hvd_r2n2.training.planning import make_job
+from hvd_r2n2.training.precision import weights_dtype
 from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.tasks import create_task
 
@@ -64,7 +65,7 @@ def counted_workload(config: Config, flops_per_s: float, source: str) -> Workloa
     """
     network = with_counted_form(config.model)
     nowhere = torch.device("meta")
-    model = build_model(network, config.train.seed).to(nowhere)
+    model = build_model(network, config.train.seed).to(nowhere, weights_dtype(config.train.dtype))
     job = make_job(replace(config, model=network), model, create_task(config).loss_stage(), 1, 1)
     counts = [_flops(config, model, views) for views in job.view_counts]
     totals = [count_arithmetic(network, 1, views) for views in job.view_counts]

@@ -5,10 +5,10 @@ Legend: n ranks, S bytes, k ranks a node, N nodes, a latency, B bandwidth.
 
 from __future__ import annotations
 
-import difflib
 from math import ceil, log2
 from typing import Literal
 
+from hvd_r2n2.common.arguments import known_hint
 from hvd_r2n2.scaling.links import Cluster, Link
 
 Algorithm = Literal["best", "ring", "hierarchical"]
@@ -92,6 +92,4 @@ def find_algorithm(name: str) -> Algorithm:
     for algorithm in ALGORITHMS:
         if name == algorithm:
             return algorithm
-    near = difflib.get_close_matches(name, ALGORITHMS, 1, 0.4)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise ValueError(f"algorithm {name!r} is not known, {hint}(known: {', '.join(ALGORITHMS)})")
+    raise ValueError(f"algorithm {name!r} is not known{known_hint(name, ALGORITHMS)}")

@@ -6,9 +6,10 @@ in FLOP/s. float32 is the ordinary arithmetic without TF32.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from hvd_r2n2.common.arguments import known_hint
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,5 @@ def find_device(name: str) -> Device:
         ValueError: it is not known; names the nearest.
     """
     if name not in DEVICES:
-        near = difflib.get_close_matches(name, DEVICES, 1, 0.4)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"device {name!r} is not known, {hint}(known: {', '.join(DEVICES)})")
+        raise ValueError(f"device {name!r} is not known{known_hint(name, DEVICES)}")
     return DEVICES[name]

@@ -13,11 +13,12 @@ assumption, the same 0.8 for everything but TCP, whose 0.54 follows from a publi
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
+
+from hvd_r2n2.common.arguments import known_hint
 
 _SHARE = 0.8
 _TCP_SHARE = 0.54
@@ -148,9 +149,7 @@ def find_cluster(name: str, devices_per_node: int = 8, measured: Mapping[str, Li
 
 def _find_link(name: str, known: Mapping[str, Link]) -> Link:
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1, 0.4)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"network {name!r} is not known, {hint}(known: {', '.join(known)})")
+        raise ValueError(f"network {name!r} is not known{known_hint(name, known)}")
     return known[name]
 
 

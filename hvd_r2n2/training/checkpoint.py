@@ -102,10 +102,10 @@ def write_checkpoint(
         save_weights(model, partial / "model.safetensors")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in optimizer_tensors.items()}
         save_file(tensors, partial / "optimizer.safetensors")
-        (partial / "state.json").write_text(json.dumps(asdict(state), indent=1) + "\n")
-        (partial / "config.yaml").write_text(to_yaml(config))
+        (partial / "state.json").write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
+        (partial / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
         sums = {name: {"bytes": (partial / name).stat().st_size, "sha256": _sha256(partial / name)} for name in _FILES}
-        (partial / "manifest.json").write_text(json.dumps(sums, indent=1) + "\n")
+        (partial / "manifest.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
         for name in (*_FILES, "manifest.json"):
             _sync(partial / name)
         _sync(partial)

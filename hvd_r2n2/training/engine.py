@@ -136,7 +136,7 @@ class Engine(ABC):
         """Go on from what `optimizer_tensors` gave.
 
         Raises:
-            ValueError: a tensor is missing, unexpected or of another shape.
+            ValueError: a tensor is of no weight of the network, or of another shape.
         """
 
     def close(self) -> None:

@@ -56,9 +56,10 @@ class _Recomputed(torch.nn.Module):
         work = active_work()
 
         def contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-            # A GPU's backward pass, and what it computes again, run in a thread of autograd's.
+            # A GPU's backward pass, of which there is one, and what it computes again run in a thread of autograd's.
             return nullcontext(), nullcontext() if work is None else work.active()
 
+        # Stages draw no random numbers: dropout masks are inputs.
         result: Tensor | tuple[Tensor, ...] = checkpoint(
             self.module, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts
         )

@@ -38,9 +38,19 @@ from hvd_r2n2.training.stop_request import StopRequest
 from hvd_r2n2.training.task import EvaluationOptions, Findings
 from hvd_r2n2.training.tasks import create_task, resolve, resolve_model
 
-# What a resumed run may not change: the network, the samples and their order.
+# What a resumed run may not change: the network, the samples and their order, and what makes one the best.
 _FIXED_SECTIONS = ("model", "data")
-_FIXED_KEYS = ("train.batch_size", "train.seed", "train.min_views", "train.max_views", "train.dtype", "optimizer.name")
+_FIXED_KEYS = (
+    "train.batch_size",
+    "train.seed",
+    "train.min_views",
+    "train.max_views",
+    "train.dtype",
+    "optimizer.name",
+    # Scores measured otherwise cannot be compared with the best one so far.
+    "evaluation.views",
+    "evaluation.threshold",
+)
 _FREE_KEYS = (
     "data.loader_threads",
     "data.prefetch_batches",
@@ -104,6 +114,12 @@ def train(
         return ExitCode.DONE
 
 
+def check_is_new(folder: Path) -> None:
+    """Raise a ValueError if there is a run in a run directory."""
+    if (folder / "config.yaml").exists() or (folder / "checkpoints").exists():
+        raise ValueError(f"{folder}: holds a run already (go on with --resume, or choose another --out)")
+
+
 def _find_start(config: Config, folder: Path, communicator: Communicator, resume: bool) -> Checkpoint | None:
     """Return the checkpoint to go on from, the same on every rank.
 
@@ -112,11 +128,16 @@ def _find_start(config: Config, folder: Path, communicator: Communicator, resume
     """
     found = None
     if communicator.is_root:
-        if not resume and ((folder / "config.yaml").exists() or (folder / "checkpoints").exists()):
-            raise ValueError(f"{folder}: holds a run already (go on with --resume, or choose another --out)")
+        if not resume:
+            check_is_new(folder)
         newest = find_newest(folder / "checkpoints", lambda text: _say(f"warning: {text}"))
         if newest is not None:
             _check_unchanged(newest.config, config, folder)
+            if newest.step > config.train.steps:
+                raise ValueError(
+                    f"train.steps: {config.train.steps}, but the run in {folder} has done {newest.step} already (use "
+                    f"{newest.step} or more)"
+                )
             point_links(newest.path.parent, newest.state)
             found = newest.path.name
     found = communicator.broadcast_object(found)

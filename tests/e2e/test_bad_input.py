@@ -88,6 +88,19 @@ BAD: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         ["--resume", "--out", "wider", "--set", "model.width=0.0625"],
         ["model.width: the run in wider has 0.03125, not 0.0625", "use its value, or start anew"],
     ),
+    "resuming with another measure of the best": (
+        ["--resume", "--out", "measured", "--set", "evaluation.views=2", "--set", "evaluation.threshold=0.6"],
+        ["evaluation.views: the run in measured has 3, not 2; evaluation.threshold: .* has 0.4, not 0.6"],
+    ),
+    "resuming to an earlier step": (
+        ["--resume", "--out", "earlier", "--set", "train.steps=1"],
+        [r"train.steps: 1, but the run in earlier has done 2 already \(use 2 or more\)"],
+    ),
+    "baseline for the run directory of an old run": (
+        ["--out", "baseline", "--set", "log.baseline=measure"],
+        ["baseline: holds a run already", "--resume"],
+    ),
+    "home of nobody": (["--set", "data.root=~nobody-here/data"], ["~nobody-here/data: there is no such user here"]),
     "resuming without the data": (
         ["--resume", "--out", "elsewhere", "--set", "data.root=nowhere"],
         ["nowhere: no folder ShapeNetRendering"],
@@ -117,7 +130,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, python: Lau
     (place / "notes.npy").write_text("not what you are looking for\n")
     done = python(*TRAIN, *settings(tiny_data), *SHORT, "--out", OLD, cwd=place)
     assert done.returncode == 0, done.stderr
-    for name in ("again", "wider", "elsewhere", "foreign", "cut"):
+    for name in ("again", "wider", "measured", "earlier", "baseline", "elsewhere", "foreign", "cut"):
         shutil.copytree(place / OLD, place / name, symlinks=True)
     for path in (place / "foreign" / "checkpoints" / "last").resolve().iterdir():
         path.unlink()

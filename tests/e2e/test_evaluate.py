@@ -11,7 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from hvd_r2n2.config import CheckpointConfig, Config, DataConfig, EvaluationConfig, ModelConfig, TrainConfig
+from hvd_r2n2.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    SplitConfig,
+    TrainConfig,
+)
 from hvd_r2n2.data.binvox import read_binvox
 from hvd_r2n2.evaluate import main
 from hvd_r2n2.models import create_model
@@ -154,8 +162,18 @@ def test_the_device_of_the_training_does_not_bind(
     config = read_checkpoint(find_checkpoint(run)).config
     model = create_model("3d-gru-1", width=1 / 16, seed=3)
     state = TrainingState(12, 48, 1.0, best_step=12)
-    for name, train in (("gpu", TrainConfig(device="cuda")), ("cpu", TrainConfig(device="cpu", cpu_threads=1))):
-        write_checkpoint(tmp_path / name / "checkpoints", model, {}, state, replace(config, train=train))
+    runs = {
+        "gpu": replace(config, train=TrainConfig(device="cuda", cuda_graphs=True, tf32=False)),
+        "gpus": replace(
+            config,
+            train=TrainConfig(device="cuda"),
+            split=SplitConfig(strategy="pipeline", devices=("cuda:0", "cuda:1")),
+        ),
+        "cpu": replace(config, train=TrainConfig(device="cpu", cpu_threads=1)),
+    }
+    for name, own in runs.items():
+        write_checkpoint(tmp_path / name / "checkpoints", model, {}, state, own)
+    main([str(tmp_path / "gpus"), "--views", "1", "--no-f-score", "--device", "cpu"])
     main([str(tmp_path / "gpu"), "--views", "1", "--no-f-score", "--device", "cpu"])
     said = capsys.readouterr().err
     assert f"on the data in {run.parent / 'data'}" in said

@@ -177,6 +177,21 @@ def test_broken_pictures_are_all_named_with_a_line_to_skip_them(folder: Path) ->
     assert not {*skips} & {str(ref) for ref in dataset.refs}
 
 
+def test_names_that_are_no_pictures_are_named_with_the_others(folder: Path) -> None:
+    (folder / "dogs" / "gone.png").symlink_to("nowhere.png")
+    (folder / "dogs" / "album.png").mkdir()
+    (folder / "cats" / "caf\udce9.png").write_bytes((folder / "cats" / "00.png").read_bytes())
+    with pytest.raises(DataProblems) as caught:
+        opened(folder)
+    message = str(caught.value)
+    assert "3 problem(s) in 3 picture(s): 2 × broken picture, 1 × broken name" in message
+    assert f"{folder}/dogs/gone.png: does not exist" in message
+    assert f"{folder}/dogs/album.png: a folder" in message
+    assert f"{folder}/cats/caf\\udce9.png: not UTF-8: rename it" in message
+    skips = yaml.safe_load(caught.value.skip_line)["skip_models"]
+    assert len(opened(folder, skip_models=tuple(skips))) == 30
+
+
 def test_impossible_settings_are_explained(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"no picture .*cats/9\.jpg; the nearest is cats/09\.jpg"):
         opened(folder, skip_models=("cats/9.jpg",))

@@ -61,6 +61,22 @@ def test_run_that_has_not_finished_is_named(
         assert min(image.size) > 100
 
 
+@pytest.mark.parametrize(
+    ("summary", "message"),
+    [
+        ("[]", "does not say of how many ranks"),
+        ("{}", "does not say of how many ranks"),
+        ('{"ranks": 2}', "has no number for iou or accuracy"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_run_with_a_damaged_summary_is_named(summary: str, message: str, runs: list[Path]) -> None:
+    (runs[0] / "summary.json").write_text(summary)
+    found = read_runs(runs)
+    assert [run.path for run in found.runs] == [runs[1]]
+    assert message in found.left_out[str(runs[0])]
+
+
 def test_nothing_finished_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none: no summary.json"):
         read_runs([tmp_path / "none"])

@@ -22,6 +22,12 @@ def test_counted_costs_are_the_arithmetic_over_the_rate() -> None:
     assert workload.gradient_bytes == 4 * sum(parameter.numel() for parameter in parameters)
 
 
+@pytest.mark.parametrize("setting", ["train.dtype=float64", "model.name=alexnet"])
+def test_costs_are_counted_for_every_type_and_network(setting: str) -> None:
+    workload = assume_workload(load_config(None, ["model.width=0.1", setting]), "h100", 0.5)
+    assert all(layer.forward_s > 0 for layer in workload.layers(1) if layer.gradients)
+
+
 def test_costs_are_measured_written_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     costs, first, again = (str(tmp_path / name) for name in ("costs.json", "first.json", "again.json"))
     effort = ("--measure-steps", "1", "--measure-seconds", "1", "--set", "train.device=cpu")
@@ -58,6 +64,8 @@ def test_picture_is_drawn(tmp_path: Path) -> None:
         (["--device", "h100", "--network", "nvlink4+ndrr"], r"did you mean ndr"),
         (["--device", "h100", "--devices-per-node", "0"], r"0 devices per node"),
         (["--device", "h100", "--costs", "x.json"], r"leave the other out"),
+        (["--device", "h100", "--json", "nowhere/x.json"], r"nowhere/x\.json cannot be written: there is no directory"),
+        (["--check", "--picture", "x.png"], r"--picture: draws a prediction, not what --check"),
         (["--calibrate", "--ranks", "1"], r"--ranks: calibrating needs 2 ranks or more"),
         (["--calibrate", "--networks", "memory,ib"], r"network 'ib': write memory, tcp, or the rate of a line"),
         (["--calibrate", "--rounds", "0"], r"--rounds 0 is not possible"),
