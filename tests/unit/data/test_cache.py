@@ -152,13 +152,13 @@ def test_the_fingerprint_is_the_same_where_files_must_be_waited_for(
     (root / "ShapeNetRendering" / CHAIR / "b" / "rendering" / "01.png").unlink()
     quick = fingerprint(root, models, 32, 2)
     threads = set()
-    state = layout._file_state
+    state = layout.file_state
 
     def noting(path: str) -> str:
         threads.add(threading.current_thread().name)
         return state(path)
 
-    monkeypatch.setattr(layout, "_file_state", noting)
+    monkeypatch.setattr(layout, "file_state", noting)
     monkeypatch.setattr(layout, "_SCAN_TRIALS", 1)
     monkeypatch.setattr(layout.time, "thread_time", lambda: 0.0)  # as if the processor had only waited
     assert fingerprint(root, models, 32, 2) == quick
