@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvd_r2n2.comm import launch_facts, run_door
-from hvd_r2n2.common.arguments import count
+from hvd_r2n2.common.arguments import count, known_hint
 from hvd_r2n2.common.extras import require
 from hvd_r2n2.common.files import check_can_write
 from hvd_r2n2.config import Config, load_config
@@ -89,7 +89,7 @@ def _parts(chosen: str | None) -> list[Part]:
     names = PARTS if chosen is None else chosen.split(",")
     for name in names:
         if name not in PARTS:
-            raise ValueError(f"--only: {name} is not known (known: {', '.join(PARTS)})")
+            raise ValueError(f"--only: {name} is not known{known_hint(name, PARTS)}")
     return [part for part in PARTS if part in names]
 
 

@@ -33,7 +33,6 @@ _SETTABLE = (
     "data.skip_models",
     "data.cache_dir",
     "evaluation.batch_size",
-    "train.device",
     "train.dtype",
     "train.cpu_threads",
     "train.stall_timeout_s",
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = _say if comm.is_root else _say_nothing
     for warning in warnings:
         report(f"warning: {warning}")
-    device = place_rank(replace(config, split=SplitConfig()), comm, report).devices[0]  # evaluation is not split
+    device = place_rank(config, comm, report).devices[0]
     report(f"{checkpoint.path}, on the data in {data_root(config.data).resolve()}")
     task = create_task(config)
     dataset = task.open_data(comm, report)

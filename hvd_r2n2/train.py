@@ -53,6 +53,7 @@ def _train(arguments: argparse.Namespace, config: Config, stop: StopRequest, tim
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m hvd_r2n2.train",
+        allow_abbrev=False,  # the Slurm scripts look for --out
         description="Train a network. Without --config: the built-in recipe, on built-in shapes. Several ranks: "
         "horovodrun -np 2 python -m hvd_r2n2.train …, or mpirun -np 2 …",
     )
@@ -85,18 +86,26 @@ def _config(arguments: argparse.Namespace) -> Config:
 def _with_whole_paths(config: Config) -> Config:
     """Return the settings with paths that mean the same from any working directory, as they are kept with the run."""
 
-    def whole(path: str | None) -> str | None:
+    def whole(key: str, path: str | None) -> str | None:
+        if path is None:
+            return None
         try:
-            return None if path is None else str(Path(path).expanduser().resolve())
-        except RuntimeError:  # ~NAME
-            raise ValueError(f"{path}: there is no such user here whose home directory that could be") from None
+            known = Path(path).expanduser()
+        except RuntimeError:
+            raise ValueError(f"{key}: {path}: no user of that name here (write the whole path)") from None
+        try:
+            return str(known.resolve())
+        except RuntimeError:
+            raise ValueError(f"{key}: {path}: a symbolic link that leads back to itself") from None
 
     data, model = config.data, config.model
-    split = data.split if data.split == "r2n2" else str(whole(data.split))
-    baseline = config.log.baseline if config.log.baseline == "measure" else whole(config.log.baseline)
-    data = replace(data, root=whole(data.root), cache_dir=whole(data.cache_dir), split=split)
+    split = data.split if data.split == "r2n2" else str(whole("data.split", data.split))
+    baseline = config.log.baseline if config.log.baseline == "measure" else whole("log.baseline", config.log.baseline)
+    data = replace(
+        data, root=whole("data.root", data.root), cache_dir=whole("data.cache_dir", data.cache_dir), split=split
+    )
     log = replace(config.log, baseline=baseline)
-    return replace(config, data=data, log=log, model=replace(model, weights=whole(model.weights)))
+    return replace(config, data=data, log=log, model=replace(model, weights=whole("model.weights", model.weights)))
 
 
 def _with_baseline(config: Config, out: Path, num_ranks: int) -> Config:

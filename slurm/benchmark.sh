@@ -16,7 +16,7 @@ source "$home/slurm/common.sh"
 numbers=${1:?"how many ranks, such as \"1 2 4\""}
 split_words "${@:2}"
 refuse_out "${arguments[@]}"
-enter_environment
+(enter_environment)
 
 is_count() { [[ $1 =~ ^[1-9][0-9]*$ ]]; }
 nodes_of() { echo $((($1 + ${RANKS_PER_NODE:-$1} - 1) / ${RANKS_PER_NODE:-$1})); }

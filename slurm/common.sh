@@ -65,14 +65,16 @@ refuse_out() {
   done
 }
 
-# Submit the job that gathers runs, in the environment that has been entered: gather_after NAME FOLDER DEPENDENCY RUN…
+# Submit the job that gathers runs: gather_after NAME FOLDER DEPENDENCY RUN…
 gather_after() {
   local name=$1 folder=$2 dependency=$3 command
   shift 3
+  enter_environment
   local results=$folder/$name
   printf -v command '%q ' "${python[@]}" -m hvd_r2n2.gather "$@" --json "$results.json" --picture "$results.png"
   # With the user's options, an account or a partition among them, but for one task and no GPU.
   sbatch --parsable "${options[@]}" --job-name="$name-gather" --dependency="$dependency" --nodes=1 --ntasks=1 \
-    --ntasks-per-node=1 --gres=none --time=10 --output="$folder/gather.log" --wrap="$command" >/dev/null
+    --ntasks-per-node=1 --gres=none --time=10 --output="$folder/gather.log" --wrap="$command" >/dev/null ||
+    stop "gathering: sbatch has refused; jobs that are there already: ${dependency#*:} (scancel ends them)"
   say "results will be in $results.json, $results.png and $folder/gather.log"
 }

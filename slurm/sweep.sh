@@ -5,7 +5,8 @@
 #
 # Started by hand where sbatch is. Results: runs/sweep-TIME/sweep.json, .png, and the table in gather.log.
 # A line of FILE holds further arguments, such as: --set train.seed=3 --set train.dtype=float32
-# Words are parted by spaces; there are no quotes. Empty lines and those that begin with # do not count.
+# Words are parted by spaces; there are no quotes. An empty line is a run without any; one that begins with # is none.
+# Runs have the numbers of their lines.
 #   RUN=FOLDER         where runs and results go                    (runs/sweep-TIME)
 set -euo pipefail
 script=${BASH_SOURCE[0]}
@@ -16,16 +17,19 @@ source "$home/slurm/common.sh"
 lines=${1:?"a file with a line of arguments for each run"}
 [ -f "$lines" ] && [ -r "$lines" ] || stop "$lines: no file that can be read"
 split_words "${@:2}"
-# shellcheck disable=SC2046  # its words
-refuse_out "${arguments[@]}" $(grep -oE -- '--out[^[:space:]]*' "$lines" || true)
-wanted=$(grep -vE '^[[:space:]]*(#|$)' "$lines") || stop "$lines: no lines with arguments"
-enter_environment
+refuse_out "${arguments[@]}"
+mapfile -t numbers < <(grep -nvE '^[[:space:]]*#' "$lines" | cut -d: -f1)
+[ ${#numbers[@]} -gt 0 ] || stop "$lines: no lines with arguments"
+for number in "${numbers[@]}"; do
+  read -r -a words <<<"$(sed -n "${number}p" "$lines")"
+  (refuse_out "${words[@]}") || stop "$lines, line $number"
+done
+(enter_environment)
 folder=${RUN:-runs/sweep-$(date +%Y%m%d-%H%M%S)}
 mkdir -p "$folder"
-echo "$wanted" >"$folder/settings.txt" # what the tasks read, even if the file changes meanwhile
-count=$(grep -c '' "$folder/settings.txt")
+cp "$lines" "$folder/settings.txt" # what the tasks read, even if the file changes meanwhile
 job=$(SWEEP=$(realpath "$folder/settings.txt") sbatch --parsable --job-name=sweep \
-  --array="1-$count" --output="$folder/%x-%A-%a.log" "${options[@]}" "$home/slurm/train.sh" "${arguments[@]}")
+  --array="$(IFS=,; echo "${numbers[*]}")" --output="$folder/%x-%A-%a.log" "${options[@]}" "$home/slurm/train.sh" "${arguments[@]}")
 runs=()
-for ((number = 1; number <= count; number++)); do runs+=("$folder/$(printf '%04d' "$number")"); done
+for number in "${numbers[@]}"; do runs+=("$folder/$(printf '%04d' "$number")"); done
 gather_after sweep "$folder" "afterany:$job" "${runs[@]}"

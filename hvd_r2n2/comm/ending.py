@@ -96,7 +96,10 @@ def run_door(program: str, main: Callable[[], None]) -> None:
         abort(f"{program}: interrupted", exit_code=ExitCode.INTERRUPTED)
     except Exception as error:
         if is_out_of_memory(error):
-            abort(f"{program}: error: {error}\n(a larger train.accumulation, or a smaller batch, needs less memory)")
+            abort(
+                f"{program}: error: not enough memory: {error}\n"
+                "(where a network computes, a larger train.accumulation or a smaller batch needs less)"
+            )
         if type(error).__name__ == "HorovodInternalError":
             time.sleep(_SECONDS_FOR_THE_OTHER)
             abort(f"{program}: error: another rank has stopped or cannot be reached ({error})")

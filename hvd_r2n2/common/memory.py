@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -39,6 +40,15 @@ def release_freed_memory() -> None:
         trim(ctypes.c_size_t(0))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process has had, since `forget_peak_memory` where the system knows that."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def forget_peak_memory() -> None:

@@ -119,16 +119,14 @@ def _orders(config: Config) -> list[str]:
         problems.append(f"model.cross: {list(config.model.cross)} names a stage twice")
     if optimizer.schedule == "steps" and not optimizer.milestones:
         problems.append("optimizer.milestones: needed by optimizer.schedule=steps, such as [20000, 60000]")
-    if optimizer.milestones and min(optimizer.milestones) < 1:
-        problems.append(f"optimizer.milestones: {list(optimizer.milestones)} is not possible (steps, 1 or more)")
+    if optimizer.milestones and min(optimizer.milestones) < 0:
+        problems.append(f"optimizer.milestones: {list(optimizer.milestones)} is not possible (steps, 0 or more)")
     if optimizer.milestones and list(optimizer.milestones) != sorted(set(optimizer.milestones)):
         problems.append(f"optimizer.milestones: {list(optimizer.milestones)} is not in rising order")
     if optimizer.betas and not all(0 <= beta < 1 for beta in optimizer.betas):
         problems.append(f"optimizer.betas: {list(optimizer.betas)} is not possible (0 or more, less than 1)")
     if optimizer.scale_learning_rate != "none" and optimizer.base_batch_size is None:
         problems.append(f"optimizer.base_batch_size: needed by scale_learning_rate={optimizer.scale_learning_rate}")
-    if config.log.trace_step is not None and config.log.trace_step > train.steps:
-        problems.append(f"log.trace_step: {config.log.trace_step} is after the last step (train.steps={train.steps})")
     if train.batch_size % train.accumulation:
         problems.append(f"train.accumulation: {train.accumulation} does not divide train.batch_size={train.batch_size}")
     return problems

@@ -113,7 +113,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file ({error})") from None
     except Exception as error:  # of the values with tags, such as !!int, PyYAML's constructors raise many kinds
-        raise ValueError(f"{path}: not valid YAML: {error or type(error).__name__}") from None
+        raise ValueError(f"{path}: not valid YAML: {str(error) or type(error).__name__}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -129,7 +129,9 @@ def _apply_override(mapping: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except Exception as error:  # many kinds, as from a file
-        raise ValueError(f"--set {override}: the value is not valid YAML: {error or type(error).__name__}") from None
+        raise ValueError(
+            f"--set {override}: the value is not valid YAML: {str(error) or type(error).__name__}"
+        ) from None
     section = mapping.setdefault(keys[0], {})
     if section is None:
         section = mapping[keys[0]] = {}

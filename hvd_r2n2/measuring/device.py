@@ -19,7 +19,7 @@ from hvd_r2n2.measuring.device_arms import (
 from hvd_r2n2.measuring.device_result import device_entries, machine_rates
 from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.report import origin
-from hvd_r2n2.measuring.rounds import measure, started
+from hvd_r2n2.measuring.rounds import measure, memory_limit, started
 
 Part = Literal["training", "inference", "single"]
 PARTS: tuple[Part, ...] = ("training", "inference", "single")
@@ -66,6 +66,7 @@ def compare_device(
         request.report(note)
     rates: dict[str, Any] = {}
     released: dict[str, bool] = {}
+    limit = memory_limit(machine)
     # Each arm has one process for all parts.
     with started([*matrix_arms(arms, config), *arms], machine) as teams:
         for part in parts:
@@ -81,6 +82,7 @@ def compare_device(
                 report=request.report,
                 profiled=True,
                 teams=teams,
+                limit=limit,
             )
             results = [result for result in measured.results if result.arm.kind != "matrix"]
             rates[part] = machine_rates(measured.results)

@@ -163,7 +163,7 @@ def _read(path: Path) -> GatheredRun:
     summary = read_json(path / "summary.json")
     if not isinstance(summary, dict) or not isinstance(summary.get("ranks"), int):
         raise ValueError("summary.json: does not say of how many ranks it is")
-    if not any(isinstance(summary.get(name), (int, float)) for name in _SCORES):
+    if not isinstance(next((summary[name] for name in _SCORES if name in summary), None), (int, float)):
         raise ValueError(f"summary.json: has no number for {' or '.join(_SCORES)}")
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     speeds = [record["speed/images_per_s"] for record in records if "speed/images_per_s" in record]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import socket
 import sys
 import time
@@ -22,6 +21,7 @@ from hvd_r2n2.common.memory import (
     forget_peak_memory,
     is_out_of_memory,
     keep_freed_memory,
+    peak_memory_bytes,
     release_freed_memory,
 )
 from hvd_r2n2.config import Config
@@ -73,7 +73,9 @@ def main() -> None:
         except (ValueError, OSError, JobError) as error:
             connection.send(Failure(str(error)))
         except Exception as error:
-            connection.send(Failure(str(error) if is_out_of_memory(error) else traceback.format_exc()))
+            connection.send(
+                Failure(f"not enough memory: {error}" if is_out_of_memory(error) else traceback.format_exc())
+            )
 
 
 def _receive(connection: Connection) -> Order:
@@ -161,7 +163,7 @@ class _Server:
         for device in devices:
             torch.cuda.synchronize(device)
         end_s, end_cpu_s = time.perf_counter(), time.process_time()
-        resident_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        resident_bytes = peak_memory_bytes()
         return Done(
             start_s=start_s,
             end_s=end_s,

@@ -77,6 +77,11 @@ def train(
         JobError: the ranks are not the same, or training met a loss that is not finite.
     """
     share_of_batch(config, communicator.size)
+    if config.log.trace_step is not None and config.log.trace_step > config.train.steps:
+        raise ValueError(
+            f"log.trace_step: {config.log.trace_step} is after the last step (use at most train.steps, "
+            f"{config.train.steps})"
+        )
     config = resolve(config)
     with ExitStack() as stack:
         if communicator.is_root:

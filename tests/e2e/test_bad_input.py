@@ -100,7 +100,14 @@ BAD: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         ["--out", "baseline", "--set", "log.baseline=measure"],
         ["baseline: holds a run already", "--resume"],
     ),
-    "home of nobody": (["--set", "data.root=~nobody-here/data"], ["~nobody-here/data: there is no such user here"]),
+    "trace of a step that does not come": (
+        ["--set", "log.trace_step=3"],
+        [r"log.trace_step: 3 is after the last step \(use at most train.steps, 2\)"],
+    ),
+    "home of nobody": (
+        ["--set", "data.root=~nobody-here/data"],
+        ["data.root: ~nobody-here/data: no user of that name here", "write the whole path"],
+    ),
     "resuming without the data": (
         ["--resume", "--out", "elsewhere", "--set", "data.root=nowhere"],
         ["nowhere: no folder ShapeNetRendering"],

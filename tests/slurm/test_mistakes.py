@@ -21,7 +21,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "sbatch").write_text(SBATCH)
     (tmp_path / "bin" / "sbatch").chmod(0o755)
-    (tmp_path / "empty.txt").write_text("\n# nothing yet\n")
+    (tmp_path / "empty.txt").write_text("# nothing yet: --out\n")
     (tmp_path / "out.txt").write_text("--set train.seed=1\n--out mine\n")
     (tmp_path / "two.txt").write_text("--set train.seed=1\n\n# --set train.seed=2\n--set train.seed=3\n")
     return tmp_path
@@ -47,8 +47,8 @@ def call(place: Path, script: str, *words: str, **environment: str) -> subproces
         (["benchmark.sh", "1 2"], {"VENV": "/nowhere"}, "VENV=/nowhere: no virtual environment there"),
         (["benchmark.sh", "1", "--", "--out", "mine"], {}, "--out: set RUN instead"),
         (["sweep.sh", "absent.txt"], {}, "absent.txt: no file that can be read"),
-        (["sweep.sh", "empty.txt"], {}, "empty.txt: no lines with arguments"),
         (["sweep.sh", "out.txt"], {}, "--out: set RUN instead"),
+        (["sweep.sh", "empty.txt"], {}, "empty.txt: no lines with arguments"),
         (["sweep.sh", "two.txt"], {"VENV": "/nowhere"}, "VENV=/nowhere: no virtual environment there"),
     ],
 )
@@ -66,10 +66,16 @@ def test_jobs_before_a_refused_one_are_named(place: Path) -> None:
     assert len((place / "journal").read_text().splitlines()) == 2
 
 
-def test_lines_that_are_empty_or_remarks_are_no_runs(place: Path) -> None:
+def test_jobs_before_a_refused_gathering_are_named(place: Path) -> None:
+    done = call(place, "sweep.sh", "two.txt", ACCEPTED="1")
+    assert done.returncode == 2
+    assert "gathering: sbatch has refused; jobs that are there already: 17 (scancel ends them)" in done.stderr
+
+
+def test_runs_have_the_numbers_of_their_lines(place: Path) -> None:
     done = call(place, "sweep.sh", "two.txt", ACCEPTED="2", RUN="sweeps")
     assert done.returncode == 0, done.stderr
     array, gathering = (place / "journal").read_text().splitlines()
-    assert "--array=1-2 " in array
-    assert "sweeps/0001 sweeps/0002" in gathering
-    assert (place / "sweeps" / "settings.txt").read_text() == "--set train.seed=1\n--set train.seed=3\n"
+    assert "--array=1,2,4 " in array, "the third is a remark"
+    assert "sweeps/0001 sweeps/0002 sweeps/0004" in gathering
+    assert (place / "sweeps" / "settings.txt").read_text() == (place / "two.txt").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import cycle
 
 import pytest
@@ -78,6 +79,19 @@ def test_five_steps_move_weights_as_on_one_device(
         engine.step(batch(step), 1e-3)
     assert_same(expected[-1], state_of(engine))
     engine.close()
+
+
+@pytest.mark.parametrize("way", ["pipeline", "kernel", "spatial"])
+def test_tasks_of_all_micro_batches_are_timed_from_the_start_of_the_step(way: str) -> None:
+    engine = build(way, "train.accumulation=2")
+    start_s = time.perf_counter()
+    tasks = engine.step(batch(0), 1e-3).tasks
+    elapsed_s = time.perf_counter() - start_s
+    engine.close()
+    first, second = tasks[: len(tasks) // 2], tasks[len(tasks) // 2 :]
+    assert sorted(task.label for task in first) == sorted(task.label for task in second)
+    assert max(task.end_s for task in first) <= min(task.start_s for task in second)
+    assert all(0 <= task.start_s <= task.end_s <= elapsed_s for task in tasks)
 
 
 @pytest.mark.parametrize("ways", [("none", "kernel", "spatial", "pipeline"), ("spatial", "none", "pipeline", "kernel")])

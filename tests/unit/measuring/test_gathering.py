@@ -67,6 +67,7 @@ def test_run_that_has_not_finished_is_named(
         ("[]", "does not say of how many ranks"),
         ("{}", "does not say of how many ranks"),
         ('{"ranks": 2}', "has no number for iou or accuracy"),
+        ('{"ranks": 2, "iou": null, "accuracy": 0.9}', "has no number for iou or accuracy"),
         ("{", "Expecting property name"),
     ],
 )
