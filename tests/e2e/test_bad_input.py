@@ -89,8 +89,8 @@ BAD: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         ["model.width: the run in wider has 0.03125, not 0.0625", "use its value, or start anew"],
     ),
     "resuming with another measure of the best": (
-        ["--resume", "--out", "measured", "--set", "evaluation.views=2", "--set", "evaluation.threshold=0.6"],
-        ["evaluation.views: the run in measured has 3, not 2; evaluation.threshold: .* has 0.4, not 0.6"],
+        ["--resume", "--out", "measured", "--set", "evaluation.views=3", "--set", "evaluation.threshold=0.6"],
+        ["evaluation.views: the run in measured has 2, not 3; evaluation.threshold: .* has 0.4, not 0.6"],
     ),
     "resuming to an earlier step": (
         ["--resume", "--out", "earlier", "--set", "train.steps=1"],
