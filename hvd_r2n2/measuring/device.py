@@ -19,7 +19,7 @@ from hvd_r2n2.measuring.device_arms import (
 from hvd_r2n2.measuring.device_result import device_entries, machine_rates
 from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.report import origin
-from hvd_r2n2.measuring.rounds import measure, memory_limit, started
+from hvd_r2n2.measuring.rounds import measure
 
 Part = Literal["training", "inference", "single"]
 PARTS: tuple[Part, ...] = ("training", "inference", "single")
@@ -66,30 +66,25 @@ def compare_device(
         request.report(note)
     rates: dict[str, Any] = {}
     released: dict[str, bool] = {}
-    limit = memory_limit(machine)
-    # Each arm has one process for all parts.
-    with started([*matrix_arms(arms, config), *arms], machine) as teams:
-        for part in parts:
-            own, num_views = _arms_of(part, arms, config)
-            request.report(f"{part}: {', '.join(arm.name for arm in own)}")
-            measured = measure(
-                own,
-                config,
-                machine,
-                num_views=num_views,
-                rounds=request.rounds,
-                warmup=request.warmup,
-                report=request.report,
-                profiled=True,
-                teams=teams,
-                limit=limit,
-            )
-            results = [result for result in measured.results if result.arm.kind != "matrix"]
-            rates[part] = machine_rates(measured.results)
-            released[part] = measured.is_releasing
-            for result, entry in zip(results, device_entries(results, config, rates[part], num_views), strict=True):
-                # The figures of training stand beside the name, those of inference apart.
-                found[result.arm.name] |= entry if part == "training" else {part: entry}
+    for part in parts:
+        own, num_views = _arms_of(part, arms, config)
+        request.report(f"{part}: {', '.join(arm.name for arm in own)}")
+        measured = measure(
+            own,
+            config,
+            machine,
+            num_views=num_views,
+            rounds=request.rounds,
+            warmup=request.warmup,
+            report=request.report,
+            profiled=True,
+        )
+        results = [result for result in measured.results if result.arm.kind != "matrix"]
+        rates[part] = machine_rates(measured.results)
+        released[part] = measured.is_releasing
+        for result, entry in zip(results, device_entries(results, config, rates[part], num_views), strict=True):
+            # The figures of training stand beside the name, those of inference apart.
+            found[result.arm.name] |= entry if part == "training" else {part: entry}
     content = {
         "benchmark": "device",
         "arms": list(found.values()),

@@ -47,7 +47,7 @@ def choose_accumulation(
     if not arm.accumulations:
         return arm, trials
     counts = sorted(arm.accumulations, reverse=True)
-    limit = memory_limit(machine)
+    limit = _memory_limit(machine)
     with _folder() as folder, Team(arm, machine, folder) as team:
         for count, following in zip(counts, [*counts[1:], 1], strict=True):
             team.prepare(arm.with_accumulation(count), config)
@@ -75,12 +75,11 @@ def measure(
     report: Callable[[str], None],
     profiled: bool = False,
     teams: Mapping[str, Team] | None = None,
-    limit: float | None = None,
 ) -> Measurement:
     """Measure `rounds` steps of each arm after `warmup` that do not count.
 
     If `profiled`, each network then takes a few more steps under the profiler, which do not count for its times.
-    `teams` are the arms' processes, by name, where they were `started` before; `limit` is the `memory_limit` then.
+    `teams` are the arms' processes, by name, where they were `started` before.
 
     Raises:
         JobError: an arm has failed; the processes of all arms have ended then.
@@ -88,7 +87,7 @@ def measure(
     """
     found: dict[str, list[tuple[Done, ...]]] = {arm.name: [] for arm in arms}
     readies: dict[str, Ready] = {}
-    limit = memory_limit(machine) if limit is None else limit
+    limit = _memory_limit(machine)
     steps = len(arms) * (warmup + rounds)
     with ExitStack() as stack:
         if teams is None:
@@ -183,8 +182,7 @@ def _folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def memory_limit(machine: Machine) -> float:
-    """Return how many bytes all arms together may take of this machine, or of a GPU, as it is now."""
+def _memory_limit(machine: Machine) -> float:
     if machine.gpus:
         return _USABLE_MEMORY * torch.cuda.get_device_properties(0).total_memory
     available = available_memory_bytes()
