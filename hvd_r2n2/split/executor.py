@@ -66,6 +66,7 @@ class StepResult:
     begin: tuple[Moment, ...]
     """When each device was given its first task."""
     spans: tuple[Span, ...]
+    """Of all tasks."""
 
     def tasks(self, begin: Sequence[Moment] | None = None) -> Iterator[TaskTime]:
         """Give when each task ran, in seconds after a step began, by default this one; waits for GPUs."""
