@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import resource
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,21 +39,6 @@ def release_freed_memory() -> None:
         trim(ctypes.c_size_t(0))
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def peak_memory_bytes() -> int:
-    """Return the most memory that this process has had, since `forget_peak_memory` where the system knows that."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def forget_peak_memory() -> None:
-    """Let the system count anew the most memory that this process has had (Linux, where it lets processes do so)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def available_memory_bytes() -> int | None:

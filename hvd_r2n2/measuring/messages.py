@@ -82,7 +82,7 @@ class Done:
     memory: tuple[DeviceMemory, ...]
     """Of each device."""
     resident_bytes: int
-    """Most memory of the host that the process has had since the job was prepared."""
+    """Most memory of the host that the process has had so far."""
     taken_bytes: int
     """Memory that it keeps from others: of its GPUs, if it has any, taken together as if all processes met there, or
     `resident_bytes`."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import os
+import resource
 import socket
 import sys
 import time
@@ -17,13 +17,7 @@ import torch
 from torch import Tensor
 
 from hvd_r2n2.comm import Alone, Communicator, JobError, connect, launch_facts
-from hvd_r2n2.common.memory import (
-    forget_peak_memory,
-    is_out_of_memory,
-    keep_freed_memory,
-    peak_memory_bytes,
-    release_freed_memory,
-)
+from hvd_r2n2.common.memory import is_out_of_memory, keep_freed_memory, release_freed_memory
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.allreduces import AllreduceRunner
 from hvd_r2n2.measuring.arms import UNDER_MPIRUN
@@ -116,10 +110,7 @@ class _Server:
     def _prepare(self, job: Job) -> Ready:
         if self._runner is not None:
             self._runner.close()
-            self._runner, self._batch = None, (0, {})
-            gc.collect()
-            release_freed_memory()
-            forget_peak_memory()
+        self._runner, self._batch = None, (0, {})
         os.sched_setaffinity(0, job.cores)
         if job.kind == "ddp":
             self._runner = DistributedRunner(job.config, self._rank, job.size, Path(job.store))
@@ -163,7 +154,7 @@ class _Server:
         for device in devices:
             torch.cuda.synchronize(device)
         end_s, end_cpu_s = time.perf_counter(), time.process_time()
-        resident_bytes = peak_memory_bytes()
+        resident_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return Done(
             start_s=start_s,
             end_s=end_s,

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-SLURM = Path(__file__).resolve().parents[2] / "slurm"
+from tests.conftest import REPOSITORY
+
+SLURM = REPOSITORY / "slurm"
 SBATCH = """#!/bin/sh
 echo "$@" >> "$JOURNAL"
 [ "$(wc -l < "$JOURNAL")" -le "${ACCEPTED:-0}" ] && echo 17

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import mmap
 import os
 import subprocess
 import sys
@@ -22,9 +21,7 @@ from hvd_r2n2.common.memory import (
     MemoryCounter,
     available_memory_bytes,
     device_memory,
-    forget_peak_memory,
     is_out_of_memory,
-    peak_memory_bytes,
 )
 
 FLOAT = 4
@@ -175,13 +172,3 @@ def test_lack_of_memory_is_known_from_other_errors(allocate: object) -> None:
         allocate()
     assert is_out_of_memory(caught.value)
     assert not is_out_of_memory(RuntimeError("another"))
-
-
-def test_peak_of_the_process_is_counted_anew() -> None:
-    size = 2**28
-    with mmap.mmap(-1, size) as block:
-        for place in range(0, size, mmap.PAGESIZE):
-            block[place] = 1
-    before = peak_memory_bytes()
-    forget_peak_memory()
-    assert before - peak_memory_bytes() > 0.9 * size
