@@ -60,6 +60,14 @@ trap forward USR1
 
 enter_environment
 say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $SLURM_NTASKS rank(s) on $SLURM_JOB_NODELIST, in $run"
+answer_from() { timeout 60 srun --overlap --mpi=none --ntasks-per-node=1 "$@" true; }
+all_answer() { [ "$SLURM_NNODES" = 1 ] || answer_from --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES"; }
+# After a fault Slurm may hand a node out that has not quite come back: ranks would fail there, as if by their own fault.
+for _ in {1..10}; do
+  all_answer && break
+  say "not every node answers yet: trying again in 5 s"
+  sleep 5
+done
 start_ranks -m hvd_r2n2.train --resume --out "$run" --set "checkpoint.signal=$signal" "$@" "${settings[@]}" &
 ranks=$!
 [ "$asked" = no ] || forward # it came while there were no ranks yet
@@ -72,10 +80,8 @@ while :; do
 done
 
 # A node that has gone takes its ranks along, and the launcher may notice it long before Slurm does.
-answers() { timeout 60 srun --overlap --mpi=none --ntasks-per-node=1 "$@" true; }
 has_lost_a_node() {
-  [ "$SLURM_NNODES" -gt 1 ] && answers --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" &&
-    ! answers --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES"
+  [ "$SLURM_NNODES" -gt 1 ] && answer_from --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" && ! all_answer
 }
 
 # 85: training has stopped at our asking, or at somebody else's. After we have asked, any other code but 0 means the

@@ -35,7 +35,8 @@ def num_steps(run: Path) -> int:
 
 
 def log_of(folder: Path, job: str) -> str:
-    return (folder / f"hvd_r2n2-{job}.log").read_text()
+    log = folder / f"hvd_r2n2-{job}.log"
+    return log.read_text() if log.exists() else ""  # before its first start
 
 
 def wait_for_steps(cluster: Cluster, job: str, folder: Path, count: int) -> Path:
@@ -116,6 +117,19 @@ def test_job_whose_node_loses_power_is_requeued_and_ends_in_the_same_bits(
     assert throw_away.wait_for_end(job) == "COMPLETED", log_of(folder, job)
     assert "going on from step-" in log_of(folder, job)
     check_same(run, whole)
+
+
+def test_job_waits_for_a_node_that_slurm_hands_out_before_it_is_back(
+    whole: Path, data: Path, folder: Path, throw_away: Cluster
+) -> None:
+    throw_away.power("fail", "node2")
+    try:
+        job = throw_away.submit(*TWO_NODES, SCRIPT, *arguments(data), cwd=folder)
+        throw_away.until(lambda: "not every node answers yet" in log_of(folder, job), "the job to wait")
+    finally:
+        throw_away.power("restore", "node2")
+    assert throw_away.wait_for_end(job) == "COMPLETED", log_of(folder, job)
+    check_same(folder / "runs" / f"hvd_r2n2-{job}", whole)
 
 
 @pytest.mark.parametrize("length", ["short", "long"])
