@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile
 
 # Of a convolution that gives its sum activated, or with something added, that is part of it.
 CONVOLUTION, CONVOLUTION_BACKWARD = "convolution forward", "convolution backward"
@@ -98,15 +98,16 @@ def profile_step(step: Callable[[], object], device: torch.device) -> Profile:
     On a GPU, kernels that no operation has launched, such as those of CUDA graphs, count as `other`.
     """
     is_gpu = device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]
-    with profile(activities=activities, record_shapes=True, profile_memory=True) as profiler:
+    how: dict[str, Any] = {"use_kineto": True, "use_device": "cuda" if is_gpu else None}
+    # What `torch.profiler` is made of, which would import the compiler: 2 s for each process that is watched.
+    with profile(**how, record_shapes=True, profile_memory=True) as profiler:
         start = time.perf_counter()
         step()
         if is_gpu:
             torch.cuda.synchronize(device)
         step_s = time.perf_counter() - start
     found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for event in profiler.events() or ():
+    for event in profiler.function_events or ():
         # A kernel is an event too; its time is that of the operation which has launched it.
         if event.device_type == DeviceType.CPU and event.name != _MEMORY:
             seconds = (event.self_device_time_total if is_gpu else event.self_cpu_time_total) / 1e6
@@ -156,10 +157,9 @@ _TRANSPOSED_ARGUMENT = {"aten::convolution": 6, "aten::_convolution": 6, "aten::
 
 def _peak_bytes(profiler: profile, device: torch.device) -> int:
     """Add up what the profiler has recorded of memory that was taken and given back."""
-    assert profiler.profiler is not None
-    assert profiler.profiler.kineto_results is not None
+    assert profiler.kineto_results is not None
     wanted = DeviceType.CUDA if device.type == "cuda" else DeviceType.CPU
-    recorded: list[Any] = profiler.profiler.kineto_results.events()
+    recorded: list[Any] = profiler.kineto_results.events()
     events = [event for event in recorded if event.name() == _MEMORY and event.device_type() == wanted]
     changes = [int(event.nbytes()) for event in sorted(events, key=lambda event: event.start_ns())]
     return max(accumulate(changes, initial=0))
