@@ -48,11 +48,25 @@ def available_memory_bytes() -> int | None:
     except OSError:
         return None
     available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return min([*available, *_left_of_group()]) if available else None
+    return min([*available, *_left_of_groups()]) if available else None
 
 
-def _left_of_group(folder: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
-    """Give what is left of the memory of this process's control group, where it has a limit."""
+def _left_of_groups(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    """Give what is left of the memory of this process's control group and those around it (version 2), where limited.
+
+    A job of Slurm has its limit in a group of its own; in a container that group is mostly the root itself.
+    """
+    try:
+        lines = membership.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for own in (root / line.removeprefix("0::/") for line in lines if line.startswith("0::/")):
+        for group in (own, *own.parents):
+            if group.is_relative_to(root):
+                yield from _left_of_group(group)
+
+
+def _left_of_group(folder: Path) -> Iterator[int]:
     try:
         limit, used = ((folder / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current"))
         pairs = [line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()]

@@ -22,7 +22,7 @@ from hvd_r2n2.common.products import computing_dtype, product_dtype
 from hvd_r2n2.models.kernel_gradients import columns_beside, kernel_gradient, products_are_faster
 
 _FEW_CHANNELS = 4
-"""Up to so many input channels, the kernel's gradient in bfloat16 is faster with its columns as channels."""
+"""Up to so many input channels, an image kernel's gradient is faster with its columns as channels (not in float32)."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,8 @@ class _FusedConv(torch.autograd.Function):
         wants_inputs = ctx.needs_input_grad[0] and not inputs_come_later()
         is_weight_now = not weight_comes_later(ctx.weight_id)
         wants_weight, wants_bias = (wanted and is_weight_now for wanted in ctx.needs_input_grad[1:3])
-        by_rows = (
-            wants_weight and inputs.ndim == 4 and inputs.dtype != torch.float32 and inputs.shape[1] <= _FEW_CHANNELS
-        )
+        is_whole_image = inputs.ndim == 4 and settings.groups == 1
+        by_rows = wants_weight and is_whole_image and inputs.dtype != torch.float32 and inputs.shape[1] <= _FEW_CHANNELS
         by_products = wants_weight and products_are_faster(inputs, kernel, settings.groups)
         wanted = (wants_inputs, wants_weight and not by_rows and not by_products, wants_bias and not by_rows)
         to_inputs, to_weight, to_bias = _gradients(inputs, kernel, gradient, settings, wanted)

@@ -91,7 +91,8 @@ def write_checkpoint(
     under a name that is looked for.
 
     Raises:
-        OSError: no room or no permission; what was there before is untouched.
+        OSError: no room or no permission; what was there before is untouched. Or it is written, but the links or older
+            checkpoints could not be changed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / _folder_name(state.step)
@@ -110,11 +111,17 @@ def write_checkpoint(
             _sync(partial / name)
         _sync(partial)
         _replace(partial, target)
-        point_links(folder, state)
-        _drop_old(folder, config.checkpoint.keep_last)
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(f"{target}: the checkpoint could not be written ({error}); earlier ones are untouched") from error
+    try:
+        point_links(folder, state)
+        _drop_old(folder, config.checkpoint.keep_last)
+    except OSError as error:
+        raise OSError(
+            f"{target}: the checkpoint is written, but `last` and `best` could not be pointed at the right ones, or old "
+            f"ones not removed ({error})"
+        ) from error
     return target
 
 

@@ -26,7 +26,8 @@ AT_START = Effort(num_runs=2, seconds_a_run=2.0, data_parallel=False)
 ONLY_MEMORY = Effort(num_runs=0)
 """For a choice that is a matter of memory alone."""
 _MOST_VIEW_COUNTS = 5
-_SECONDS_BETWEEN_MEETINGS = 20.0
+_MOST_SECONDS_BETWEEN_MEETINGS = 20.0
+_MEETINGS_TO_TIMEOUT = 4
 
 T = TypeVar("T")
 
@@ -80,19 +81,20 @@ def make_plan(
             report(f"split: {describe(chosen)}, as memory demands")
         return chosen.plan and replace(chosen.plan, bubble_share=chosen.bubble if is_timed else None)
 
-    return _on_first_rank(choose, communicator)
+    every_s = min(_MOST_SECONDS_BETWEEN_MEETINGS, config.train.stall_timeout_s / _MEETINGS_TO_TIMEOUT)
+    return _on_first_rank(choose, communicator, every_s)
 
 
-def _on_first_rank(job: Callable[[], T], communicator: Communicator) -> T:
-    """Return what a job gives on rank 0, on every rank; those that wait meet rank 0 now and then.
+def _on_first_rank(job: Callable[[], T], communicator: Communicator, every_s: float) -> T:
+    """Return what a job gives on rank 0, on every rank; those that wait meet rank 0 `every_s` seconds.
 
-    Horovod takes a rank that has not come to a meeting for minutes for lost.
+    A rank that does not come to a meeting within `train.stall_timeout_s` is taken for lost.
     """
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(job) if communicator.is_root else None
         while True:
             if future is not None:
-                wait([future], timeout=_SECONDS_BETWEEN_MEETINGS)
+                wait([future], timeout=every_s)
             found = (future.result(),) if future is not None and future.done() else None
             found = communicator.broadcast_object(found)
             if found is not None:
@@ -101,13 +103,15 @@ def _on_first_rank(job: Callable[[], T], communicator: Communicator) -> T:
 
 def given_plan(split: SplitConfig) -> Plan | None:
     """Return the plan that needs no measuring; None where the settings leave something open."""
-    micro_batches = split.micro_batch_sizes or split.micro_batches
-    if (
-        split.strategy not in STRATEGIES
-        or micro_batches is None
-        or (split.strategy == "pipeline" and split.cut is None)
-    ):
+    is_open = split.strategy not in STRATEGIES or (split.strategy == "pipeline" and split.cut is None)
+    if is_open or (split.micro_batch_sizes or split.micro_batches) is None:
         return None
+    return _plan(split)
+
+
+def _plan(split: SplitConfig) -> Plan:
+    """Return the plan of the settings, with defaults for what they leave open."""
+    micro_batches = split.micro_batch_sizes or split.micro_batches or 1
     return Plan(split.strategy, micro_batches, split.cut or (), split.view_chunks or 1, split.schedule or Plan.schedule)
 
 
@@ -175,13 +179,11 @@ def wanted_of(split: SplitConfig) -> Wanted:
 
 def check_possible(split: SplitConfig, job: Job) -> None:
     """Raise a ValueError for what is wrong with a split whatever is measured; on every rank alike."""
-    micro_batches = split.micro_batch_sizes or split.micro_batches or 1
-    strategy = "pipeline" if split.strategy == "auto" else split.strategy
-    if strategy == "pipeline" and split.cut is None:
-        Plan(strategy, micro_batches).sizes(job.num_samples)
-        return
-    plan = Plan(strategy, micro_batches, split.cut or (), split.view_chunks or 1, split.schedule or Plan.schedule)
-    plan.program(job.stages, job.num_devices, job.num_samples, job.view_counts[-1])
+    plan = _plan(split)
+    if split.strategy in ("auto", "pipeline") and split.cut is None:
+        plan.sizes(job.num_samples)
+    else:
+        plan.program(job.stages, job.num_devices, job.num_samples, job.view_counts[-1])
 
 
 def _say_nothing(text: str) -> None:

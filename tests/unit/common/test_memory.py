@@ -161,8 +161,22 @@ def test_control_group_leaves_what_is_not_used_and_what_it_keeps_of_files(
     (tmp_path / "memory.max").write_text(limit)
     (tmp_path / "memory.current").write_text("6000\n")
     (tmp_path / "memory.stat").write_text("anon 4000\ninactive_file 1500\nactive_file 500\n")
-    assert list(memory._left_of_group(tmp_path)) == left
-    assert list(memory._left_of_group(tmp_path / "no group")) == []
+    membership = tmp_path / "membership"
+    membership.write_text("0::/\n")
+    assert list(memory._left_of_groups(tmp_path, membership)) == left
+    assert list(memory._left_of_groups(tmp_path / "no group", membership)) == []
+    assert list(memory._left_of_groups(tmp_path, tmp_path / "no file")) == []
+
+
+def test_groups_around_that_of_the_process_limit_it_too(tmp_path: Path) -> None:
+    membership = tmp_path / "membership"
+    membership.write_text("4:memory:/another\n0::/slurm/job_7/step_0\n")
+    for name, limit in {"slurm": "max", "slurm/job_7": "8000", "slurm/job_7/step_0": "9000", "another": "1"}.items():
+        group = tmp_path / name
+        group.mkdir()
+        for file, text in {"memory.max": limit, "memory.current": "6000", "memory.stat": "inactive_file 500"}.items():
+            (group / file).write_text(f"{text}\n")
+    assert list(memory._left_of_groups(tmp_path, membership)) == [3500, 2500]
 
 
 @pytest.mark.parametrize("allocate", [lambda: torch.empty(2**55), lambda: np.empty(2**55)], ids=["torch", "numpy"])

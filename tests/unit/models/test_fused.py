@@ -17,6 +17,7 @@ CASES = {
     "of three channels": (ConvSettings((3, 3), slope=0.1), (5, 3, 11, 9), (6, 3, 7, 7)),
     "three channels, no activation": (ConvSettings((1, 1)), (2, 3, 11, 9), (6, 3, 3, 3)),
     "groups": (ConvSettings((1, 1), groups=2, slope=0.1), (2, 8, 9, 7), (6, 4, 3, 3)),
+    "groups of few channels": (ConvSettings((1, 1), groups=2, slope=0.1), (2, 4, 9, 7), (6, 2, 3, 3)),
     "grid": (ConvSettings((1, 1, 1), slope=0.1), (3, 8, 4, 5, 6), (6, 8, 3, 3, 3)),
     "slab": (ConvSettings((0, 1, 1), slope=0.1), (3, 8, 4, 5, 6), (6, 8, 3, 3, 3)),
     "doubling": (ConvSettings((1, 1, 1), 1, True, (1, 1, 1), 0.1), (3, 8, 4, 5, 3), (6, 8, 3, 3, 3)),

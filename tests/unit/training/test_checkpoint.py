@@ -127,6 +127,22 @@ def test_failure_while_writing_leaves_what_was_there(tmp_path: Path, monkeypatch
     assert read_checkpoint(tmp_path / "last").step == 1
 
 
+def test_failure_after_writing_says_that_the_checkpoint_is_whole(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / ".partial-last").mkdir()  # where the new link is made
+    with pytest.raises(OSError, match=r"step-00000002: the checkpoint is written, but .*\.partial-last"):
+        write(tmp_path, 2)
+    newest = find_newest(tmp_path, pytest.fail)
+    assert newest is not None
+    assert newest.step == 2
+
+
+def test_fault_of_ours_while_writing_is_no_lack_of_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "to_yaml", lambda config: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write(tmp_path, 1)
+
+
 def test_links_lost_in_a_crash_are_set_again(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         write(tmp_path, step, best_step=2)

@@ -180,11 +180,10 @@ def test_other_ranks_take_what_the_first_one_found(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_first_rank_meets_the_others_while_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "_SECONDS_BETWEEN_MEETINGS", 0.01)
     meetings = threading.Semaphore(0)
 
     def measure(config: Config, job: Job, *others: Any, **more: Any) -> Costs:
-        assert all(meetings.acquire(timeout=60) for _ in range(3))
+        assert all(meetings.acquire(timeout=10) for _ in range(3))
         return costs_of(job)
 
     class First(Alone):
@@ -193,7 +192,7 @@ def test_the_first_rank_meets_the_others_while_it_measures(monkeypatch: pytest.M
             return value
 
     monkeypatch.setattr(planning, "measure_costs", measure)
-    plan = plan_of(config_of("split.strategy=pipeline"), communicator=First())
+    plan = plan_of(config_of("split.strategy=pipeline", "train.stall_timeout_s=1"), communicator=First())
     assert plan is not None
 
 
