@@ -24,7 +24,6 @@ def spatial_program(
     num_devices: int,
     micro_batches: Sequence[int],
     num_views: int,
-    grid_planes: int | None = None,
 ) -> Program:
     """Cut stages that give a grid, and the loss, by planes; those before, which treat each view, by samples or views.
 
@@ -37,12 +36,11 @@ def spatial_program(
         num_devices: how many slabs there are.
         micro_batches: samples of each.
         num_views: pictures of each sample.
-        grid_planes: planes of the smallest grid; None where the `row_axes` of a stage's module tell them.
 
     Raises:
         ValueError: the network cannot be cut so; see `check_spatial`.
     """
-    check_spatial(stages, num_devices, grid_planes)
+    check_spatial(stages, num_devices)
     units = _units(stages)
     pieces = [_pieces(unit, num_devices) for unit in units]
     calls: list[Call] = []
@@ -63,7 +61,7 @@ def spatial_program(
     return Program("spatial", num_devices, tuple(micro_batches), (num_views,), tuple(calls), orders)
 
 
-def check_spatial(stages: Sequence[Stage], num_devices: int, grid_planes: int | None = None) -> None:
+def check_spatial(stages: Sequence[Stage], num_devices: int) -> None:
     """Check that stages can be cut by planes and samples over a number of devices.
 
     The planes of the smallest grid must be divisible by it (those of larger ones, twice as many and so on, then are
@@ -78,10 +76,8 @@ def check_spatial(stages: Sequence[Stage], num_devices: int, grid_planes: int | 
             "gives a grid (use another strategy)"
         )
     known = {stage.name: axes["D"] for stage in stages for axes in map(row_axes, owners(stage)) if "D" in axes}
-    if grid_planes is not None:
-        known["the smallest grid"] = grid_planes
     if not known:
-        raise ValueError("spatial split: no stage says how many planes its grid has (give grid_planes)")
+        raise ValueError("spatial split: no stage says how many planes its grid has (give a module row_axes with D)")
     for name, planes in known.items():
         if planes % num_devices:
             raise ValueError(

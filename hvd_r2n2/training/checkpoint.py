@@ -119,8 +119,8 @@ def write_checkpoint(
         _drop_old(folder, config.checkpoint.keep_last)
     except OSError as error:
         raise OSError(
-            f"{target}: the checkpoint is written, but `last` and `best` could not be pointed at the right ones, or old "
-            f"ones not removed ({error})"
+            f"{target}: the checkpoint is written, but `last` and `best` could not be pointed at the right ones, or "
+            f"older ones not be removed ({error})"
         ) from error
     return target
 

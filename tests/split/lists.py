@@ -1,11 +1,13 @@
-"""What tests of programs share: stages without arithmetic, and a program's reads in a short notation."""
+"""What tests of programs share: stages without arithmetic, a program's reads in a short notation, when tasks run."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import nn
 
 from hvd_r2n2.common.stages import NamedTensor, Read, Stage
-from hvd_r2n2.split.program import Call, Fragment, Program, Range
+from hvd_r2n2.split.program import Call, Fragment, Program, Range, Task, TaskTime, run_in_order
 
 
 def named(text: str) -> NamedTensor:
@@ -33,6 +35,19 @@ def planes(text: str, before: int, after: int) -> Read:
 def forward_table(program: Program) -> list[str]:
     """Write a row a call: device, name, and each input's fragments joined by ``+``; ``-`` for a missing state."""
     return [f"{call.piece.device} {call.name}: {', '.join(_inputs(call))}" for call in program.calls]
+
+
+def expected_times(program: Program, seconds: Callable[[Task], float]) -> list[TaskTime]:
+    """Give when every task runs if it takes `seconds` and handing over takes none."""
+    ends: dict[Task, float] = {}
+    free = [0.0] * program.num_devices
+    times = []
+    for task in run_in_order(program):
+        call, device = program.calls[task.call], program.device_of(task)
+        start = max([free[device], *(ends[need] for need in program.needs(task))])
+        free[device] = ends[task] = start + seconds(task)
+        times.append(TaskTime(call.name, device, task.kind, call.micro_batch, start, ends[task]))
+    return times
 
 
 def _inputs(call: Call) -> list[str]:

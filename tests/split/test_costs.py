@@ -17,14 +17,13 @@ from hvd_r2n2.common.memory import MemoryCounter
 from hvd_r2n2.common.stages import Stage
 from hvd_r2n2.split import Plan, SplitNetwork, SplitOptions, TaskTime
 from hvd_r2n2.split.costs import Costs, Machine, Part, PartCosts, Point, TensorSize, measured_parts, tensor_sizes
-from hvd_r2n2.split.drawing import expected_times
 from hvd_r2n2.split.kernel import kernel_program
 from hvd_r2n2.split.pipeline import pipeline_program
 from hvd_r2n2.split.program import Kind, Program, Task, spread
 from hvd_r2n2.split.rehearsal import Rehearsal, Take, on_one_device, unit_program
 from hvd_r2n2.split.simulation import bubble_share, busy_shares, simulate, slowdown
 from hvd_r2n2.split.worker import Worker
-from tests.split.lists import own, stage
+from tests.split.lists import expected_times, own, stage
 from tests.split.networks import reconstruction, reconstruction_inputs
 from tests.split.toys import Toy
 

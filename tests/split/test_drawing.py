@@ -1,4 +1,4 @@
-"""Tables and timelines, against ones drawn by hand."""
+"""Timelines, against ones drawn by hand."""
 
 from __future__ import annotations
 
@@ -6,47 +6,16 @@ from typing import Literal
 
 import pytest
 
-from hvd_r2n2.split.drawing import LEGEND, expected_times, program_table, timeline
+from hvd_r2n2.split.drawing import LEGEND, timeline
 from hvd_r2n2.split.kernel import kernel_program
 from hvd_r2n2.split.program import Task, TaskTime
-from hvd_r2n2.split.spatial import spatial_program
-from tests.split.lists import own, planes, stage
+from tests.split.lists import expected_times, own, stage
 
 HALVES = (
     stage("layer", ["x:BF"], ["layer:BF"]),
     stage("head", ["layer:BF", own("x:BF")], ["logits:BF"]),
     stage("loss", ["logits:BF", "labels:B"], ["loss:"]),
 )
-
-
-def test_table_of_a_kernel_program() -> None:
-    assert program_table(kernel_program(HALVES, 2, (1,), 1)).splitlines() == [
-        "order  device  call         run       reads",
-        "0      0       layer[0] m0  forward   x",
-        "1      1       layer[1] m0  forward   x",
-        "2      1       head[1] m0   forward   layer[0] from 0, layer[1], x F 2/2",
-        "3      0       head[0] m0   forward   layer[0], layer[1] from 1, x F 1/2",
-        "4      1       loss m0      forward   logits[0] from 0, logits[1], labels",
-        "5      1       loss m0      backward",
-        "6      1       head[1] m0   backward  grad logits[1]",
-        "7      0       head[0] m0   backward  grad logits[0] from 1",
-        "8      0       layer[0] m0  backward  grad layer[0] from 0 1",
-        "9      1       layer[1] m0  backward  grad layer[1] from 0 1",
-    ]
-
-
-def test_table_shows_planes_views_and_missing_states() -> None:
-    stages = (
-        stage("project", ["x:VBF"], ["p:VBCDHW"]),
-        stage("unit", ["p:VBCDHW", planes("h:BCDHW", 2, 1)], ["h:BCDHW"]),
-        stage("loss", ["h:BCDHW"], ["loss:"]),
-    )
-    table = program_table(spatial_program(stages, 2, (1,), 2, grid_planes=4)).splitlines()
-    rows = {tuple(row.split()[1:5]): row.split("  ")[-1].strip() for row in table if " forward " in row}
-    assert rows["0", "unit[0]", "m0", "v0"] == "p[0] v0 V0:1, no h"
-    assert rows["1", "unit[1]", "m0", "v0"] == "p[1] v0 V0:1, no h"
-    assert rows["0", "unit[0]", "m0", "v1"] == "p[0] v0 V1:2, zeros D0:2, h[0] v0, h[1] v0 D0:1 from 1"
-    assert rows["1", "unit[1]", "m0", "v1"] == "p[1] v0 V1:2, h[0] v0 D-2: from 0, h[1] v0, zeros D0:1"
 
 
 def time(

@@ -19,10 +19,20 @@ from tests.split.lists import check_common, forward_table, planes, stage
 from tests.split.networks import reconstruction, reconstruction_inputs
 from tests.split.toys import Dense, MeanSquare
 
+
+class Planes(nn.Module):
+    """Says how many planes a grid has."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(count))
+        self.row_axes = {"D": count}
+
+
 VOLUME = (
     stage("conv", ["images:VBCHW"], ["conv:VBCHW"]),
     stage("fc", ["conv:VBCHW", "images:VBCHW"], ["features:VBF"]),
-    stage("project", ["features:VBF"], ["x:VBCDHW"]),
+    stage("project", ["features:VBF"], ["x:VBCDHW"], Planes(4)),
     stage("gates", ["x:VBCDHW", planes("hidden:BCDHW", 1, 1), "hidden:BCDHW"], ["gated:BCDHW"]),
     stage("new", ["x:VBCDHW", planes("gated:BCDHW", 1, 1), "hidden:BCDHW"], ["hidden:BCDHW"]),
     stage("up", [planes("hidden:BCDHW", 0, 1), "hidden:BCDHW"], ["logits:BCDHW"]),
@@ -31,7 +41,7 @@ VOLUME = (
 
 
 def test_reads_of_a_recurrent_network_by_hand() -> None:
-    program = spatial_program(VOLUME, 2, (2,), 2, grid_planes=4)
+    program = spatial_program(VOLUME, 2, (2,), 2)
     assert forward_table(program) == [
         "0 conv…fc[0] m0 v0: images@0(B 0/2)",
         "1 conv…fc[1] m0 v0: images@0(B 1/2)",
@@ -58,7 +68,7 @@ def test_reads_of_a_recurrent_network_by_hand() -> None:
     [(4, 1, "B"), (4, 2, "B"), (3, 2, "V"), (1, 4, "V"), (3, 3, "B"), (3, 1, "B"), (1, 3, "V"), (1, 1, None)],
 )
 def test_samples_are_cut_along_the_axis_that_gives_equal_shares(samples: int, num_views: int, axis: str | None) -> None:
-    table = forward_table(spatial_program(VOLUME, 2, (samples,), num_views, grid_planes=4))
+    table = forward_table(spatial_program(VOLUME, 2, (samples,), num_views))
     if axis is None:
         assert table[:3] == [
             "0 conv…fc[0] m0 v0: images@0",
@@ -77,10 +87,10 @@ def test_samples_are_cut_along_the_axis_that_gives_equal_shares(samples: int, nu
 def test_a_fold_finds_its_view_where_views_are_cut() -> None:
     stages = (
         stage("a", ["x:VBF"], ["a:VBF"]),
-        stage("fold", ["a:VBF", "x:VBF", "h:BCDHW"], ["h:BCDHW"]),
+        stage("fold", ["a:VBF", "x:VBF", "h:BCDHW"], ["h:BCDHW"], Planes(2)),
         stage("loss", ["h:BCDHW"], ["loss:"]),
     )
-    assert forward_table(spatial_program(stages, 2, (1,), 3, grid_planes=2))[2:8] == [
+    assert forward_table(spatial_program(stages, 2, (1,), 3))[2:8] == [
         "0 fold[0] m0 v0: a0@0(V 0,1), x@0(V 0,1), -",
         "1 fold[1] m0 v0: a0@0(V 0,1), x@0(V 0,1), -",
         "0 fold[0] m0 v1: a1@0(V 0,1), x@0(V 1,1), h0@0",
@@ -91,7 +101,7 @@ def test_a_fold_finds_its_view_where_views_are_cut() -> None:
 
 
 def test_micro_batches_may_be_cut_along_different_axes() -> None:
-    program = spatial_program(VOLUME, 2, (2, 1), 1, grid_planes=4)
+    program = spatial_program(VOLUME, 2, (2, 1), 1)
     check_common(program)
     pieces = {call.piece for call in program.calls}
     assert [call.name for call in program.calls if call.piece.cut == "samples"] == [
@@ -103,7 +113,7 @@ def test_micro_batches_may_be_cut_along_different_axes() -> None:
 
 
 def test_every_slabs_loss_counts_by_its_planes_and_samples() -> None:
-    program = spatial_program(VOLUME, 2, (3, 1), 1, grid_planes=4)
+    program = spatial_program(VOLUME, 2, (3, 1), 1)
     weights = {call.name: call.weight for call in program.calls if call.weight}
     assert weights == {"loss[0] m0": 0.375, "loss[1] m0": 0.375, "loss[0] m1": 0.125, "loss[1] m1": 0.125}
 
@@ -113,7 +123,7 @@ def test_every_slabs_loss_counts_by_its_planes_and_samples() -> None:
 def test_every_plane_and_sample_is_read_where_it_should_be(
     num_devices: int, num_views: int, micro_batches: tuple[int, ...]
 ) -> None:
-    program = spatial_program(VOLUME, num_devices, micro_batches, num_views, grid_planes=4)
+    program = spatial_program(VOLUME, num_devices, micro_batches, num_views)
     check_common(program)
     _Positions(program, planes=4).check()
 
@@ -294,10 +304,9 @@ def test_planes_that_do_not_divide_are_refused() -> None:
     message = r"spatial split of project over 3 devices: 4 planes are not divisible by 3 \(use 1, 2 or 4\)"
     with pytest.raises(ValueError, match=message):
         spatial_program(stages, 3, (3,), 1)
-    with pytest.raises(ValueError, match=r"the smallest grid over 3 devices: 8 planes are not divisible"):
-        check_spatial(VOLUME, 3, grid_planes=8)
-    with pytest.raises(ValueError, match=r"no stage says how many planes its grid has"):
-        check_spatial(VOLUME, 2)
+    unknown = [stage("project", ["features:VBF"], ["x:VBCDHW"]) if one.name == "project" else one for one in VOLUME]
+    with pytest.raises(ValueError, match=r"no stage says how many planes its grid has .give a module row_axes with D"):
+        check_spatial(unknown, 2)
 
 
 def test_reads_beyond_the_neighbour_are_refused() -> None:
@@ -330,6 +339,6 @@ def test_networks_without_a_volume_are_refused() -> None:
     ],
 )
 def test_what_cannot_be_cut_is_refused(changed: tuple[str, list[object], list[str]], message: str) -> None:
-    stages = [stage(*changed) if one.name == changed[0] else one for one in VOLUME]  # type: ignore[arg-type]
+    stages = [stage(*changed, one.module) if one.name == changed[0] else one for one in VOLUME]  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
-        spatial_program(stages, 2, (2,), 2, grid_planes=4)
+        spatial_program(stages, 2, (2,), 2)
