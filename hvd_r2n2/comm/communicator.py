@@ -40,16 +40,16 @@ class Communicator(ABC):
         """Return every rank's `value` in rank order, on every rank."""
 
     @abstractmethod
-    def broadcast_object(self, value: T, root: int = 0) -> T:
-        """Return the `value` of rank `root` on every rank."""
+    def broadcast_object(self, value: T) -> T:
+        """Return the `value` of rank 0 on every rank."""
 
     @abstractmethod
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the sum of every rank's `tensor`, a new tensor of the same shape, type and device."""
 
     @abstractmethod
-    def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> None:
-        """Replace `tensor` by the one of rank `root`."""
+    def broadcast_(self, tensor: torch.Tensor) -> None:
+        """Replace `tensor` by the one of rank 0."""
 
     @abstractmethod
     def average_async(self, tensor: torch.Tensor, name: str) -> Any:
@@ -92,7 +92,7 @@ class Alone(Communicator):
         return [value]
 
     @override
-    def broadcast_object(self, value: T, root: int = 0) -> T:
+    def broadcast_object(self, value: T) -> T:
         return value
 
     @override
@@ -100,7 +100,7 @@ class Alone(Communicator):
         return tensor.clone()
 
     @override
-    def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> None:
+    def broadcast_(self, tensor: torch.Tensor) -> None:
         return None
 
     @override

@@ -22,8 +22,6 @@ class RankPlace:
     """Name of its host."""
     local_rank: int
     """Its number on the host."""
-    local_size: int
-    """Ranks on the host."""
     cores: tuple[int, ...]
     """Cores it may run on (its affinity)."""
     gpus: tuple[str, ...]
@@ -36,7 +34,6 @@ def gather_places(communicator: Communicator) -> list[RankPlace]:
         rank=communicator.rank,
         host=socket.gethostname(),
         local_rank=communicator.local_rank,
-        local_size=communicator.local_size,
         cores=tuple(sorted(os.sched_getaffinity(0))),
         gpus=tuple(str(torch.cuda.get_device_properties(gpu).uuid) for gpu in range(torch.cuda.device_count())),
     )

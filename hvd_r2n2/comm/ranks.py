@@ -72,9 +72,9 @@ class HorovodRanks(Communicator):
             return cast(list[T], hvd.allgather_object(value, name="all_gather_object"))
 
     @override
-    def broadcast_object(self, value: T, root: int = 0) -> T:
+    def broadcast_object(self, value: T) -> T:
         with self._watch.waiting("a broadcast"):
-            return cast(T, hvd.broadcast_object(value, root_rank=root, name="broadcast_object"))
+            return cast(T, hvd.broadcast_object(value, root_rank=0, name="broadcast_object"))
 
     @override
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -82,9 +82,9 @@ class HorovodRanks(Communicator):
             return cast(torch.Tensor, hvd.allreduce(tensor, op=hvd.Sum, name="all_reduce_sum"))
 
     @override
-    def broadcast_(self, tensor: torch.Tensor, root: int = 0) -> None:
+    def broadcast_(self, tensor: torch.Tensor) -> None:
         with self._watch.waiting("a broadcast"):
-            hvd.broadcast_(tensor, root_rank=root, name="broadcast")
+            hvd.broadcast_(tensor, root_rank=0, name="broadcast")
 
     @override
     def average_async(self, tensor: torch.Tensor, name: str) -> Any:

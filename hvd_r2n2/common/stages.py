@@ -13,6 +13,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+NUM_TOWERS = 2
+"""Where a network has towers (Krizhevsky et al. 2012): halves of every layer's channels."""
+
 
 @dataclass(frozen=True)
 class NamedTensor:

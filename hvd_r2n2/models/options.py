@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
+from hvd_r2n2.common.stages import NUM_TOWERS
 from hvd_r2n2.models.initialisation import StandardDeviation, msra_std, released_code_std
 
 VOXEL_RESOLUTIONS = (32, 64, 128)
@@ -14,7 +15,6 @@ REWRITES = ("views", "unpool", "gates", "layout", "fused")
 """Ways to compute the same faster: all views as one batch; convolutions of unpooled grids as transposed ones; a
 recurrent unit's gates in one convolution; channels innermost in memory; activations within convolutions (CPUs), and
 less kept for backward (pools)."""
-NUM_TOWERS = 2
 
 
 @dataclass(frozen=True)

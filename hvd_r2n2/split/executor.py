@@ -383,7 +383,7 @@ class _Step:
         self._held.pop(number, None)
         if outputs is None:
             outputs = self._compute(call, entries)
-        seeds = [self._seed(number, call, key, output) for key, output in zip(call.outputs, outputs, strict=True)]
+        seeds = [self._seed(call, key, output) for key, output in zip(call.outputs, outputs, strict=True)]
         roots = [(output, seed) for output, seed in zip(outputs, seeds, strict=True) if seed is not None]
         roots = [(output, seed) for output, seed in roots if output.requires_grad]
         leaves = [(i, t) for i, t in enumerate(entries.tensors) if t is not None and t.requires_grad]
@@ -404,7 +404,7 @@ class _Step:
                         self._gradients[key, (number, i, f)] = Gradient(part, gradient.is_own)
         accumulate(zip(parameters, found[len(leaves) :], strict=True))
 
-    def _seed(self, number: int, call: Call, key: Key, output: Tensor) -> Tensor | None:
+    def _seed(self, call: Call, key: Key, output: Tensor) -> Tensor | None:
         """Give an output's gradient: all its readers' together, in the order of the calls; None if none has any."""
         if key.tensor == LOSS:
             return torch.full_like(output, call.weight * self._scale)

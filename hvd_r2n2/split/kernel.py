@@ -12,11 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import gcd
 
-from hvd_r2n2.common.stages import Read, Stage
+from hvd_r2n2.common.stages import NUM_TOWERS, Read, Stage
 from hvd_r2n2.split.cutting import Keys, Visit, divisors, first_keys, owners, row_axes, visits
 from hvd_r2n2.split.program import LOSS, Call, Fragment, Input, Key, Piece, Program, Share, one_at_a_time
-
-NUM_TOWERS = 2
 
 
 def kernel_program(stages: Sequence[Stage], num_devices: int, micro_batches: Sequence[int], num_views: int) -> Program:

@@ -15,7 +15,7 @@ from hvd_r2n2.common.stages import Stage
 from hvd_r2n2.split.executor import Executor, Options, StepResult
 from hvd_r2n2.split.kernel import kernel_program
 from hvd_r2n2.split.pipeline import pipeline_program
-from hvd_r2n2.split.program import Key, Program, spread
+from hvd_r2n2.split.program import Program, spread
 from hvd_r2n2.split.shards import Shard, Shards
 from hvd_r2n2.split.spatial import spatial_program
 from hvd_r2n2.split.worker import Worker
@@ -134,7 +134,6 @@ class SplitNetwork:
         self,
         inputs: Mapping[str, Tensor],
         on_shard: Callable[[Shard], None] | None = None,
-        keep: Sequence[Key] = (),
         scale: float = 1.0,
     ) -> StepResult:
         """Add the gradient of the mean loss of a batch to the shards'.
@@ -143,7 +142,6 @@ class SplitNetwork:
             inputs: network inputs and target by name.
             on_shard: called by a worker with each shard whose gradient is whole, its replicas' included, while others
                 still work; None while more batches are to be added.
-            keep: values to give back.
             scale: factor on the loss.
         """
         program = self.program(*self._sizes(inputs))
@@ -162,7 +160,7 @@ class SplitNetwork:
                         shard.add_replicas()
                         on_shard(shard)  # here, where a reduction over ranks sees that it comes after the sum
 
-        return self.executor.run(program, inputs, on_piece, keep, scale)
+        return self.executor.run(program, inputs, on_piece, scale=scale)
 
     def close(self) -> None:
         """End the workers."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,7 @@ class ClassificationResult:
         """Return the means over the classes' means, each class with the same weight."""
         means = list(self.by_class().values())
         return ClassMeans(
-            len(self.records), _mean([mean.accuracy for mean in means]), _mean([mean.cross_entropy for mean in means])
+            len(self.records), fmean([mean.accuracy for mean in means]), fmean([mean.cross_entropy for mean in means])
         )
 
     def confusion(self) -> npt.NDArray[np.int64]:
@@ -142,8 +142,4 @@ def constant_class(
 
 def _means_of_records(records: Sequence[PictureRecord]) -> ClassMeans:
     num_right = sum(record.predicted == record.label for record in records)
-    return ClassMeans(len(records), num_right / len(records), _mean([record.cross_entropy for record in records]))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    return ClassMeans(len(records), num_right / len(records), fmean([record.cross_entropy for record in records]))

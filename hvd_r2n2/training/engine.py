@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hvd_r2n2.comm import Communicator, GradientAverager
+from hvd_r2n2.comm import Communicator, GradientAverager, JobError
 from hvd_r2n2.common.memory import DeviceMemory, MemoryCounter, device_memory
 from hvd_r2n2.common.stages import Stage
 from hvd_r2n2.common.wide_linear import WideWork
@@ -23,8 +23,8 @@ from hvd_r2n2.training.forward import mean_loss, samples_axis
 from hvd_r2n2.training.optimizer import build_optimizer, set_learning_rate
 
 
-class NotFiniteError(ValueError):
-    """The loss or the gradient of a step is not finite; no weight has moved."""
+class NotFiniteError(JobError):
+    """The loss or the gradient of a step is not a number; no weight has moved."""
 
 
 @dataclass(frozen=True)

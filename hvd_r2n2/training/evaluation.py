@@ -4,9 +4,9 @@ Each sample gives one record of counts and sums. The records of all ranks are ga
 are means taken, with exactly rounded sums: the result does not depend on the number of ranks, nor on their threads.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -90,10 +90,10 @@ class EvaluationResult:
         f_scores = [mean.f_score for mean in means if mean.f_score is not None]
         return Means(
             num_samples=len(self.records),
-            iou=tuple(_mean(column) for column in zip(*(mean.iou for mean in means), strict=True)),
-            cross_entropy=_mean([mean.cross_entropy for mean in means]),
-            average_precision=_mean([mean.average_precision for mean in means]),
-            f_score=_mean(f_scores) if f_scores else None,
+            iou=tuple(fmean(column) for column in zip(*(mean.iou for mean in means), strict=True)),
+            cross_entropy=fmean([mean.cross_entropy for mean in means]),
+            average_precision=fmean([mean.average_precision for mean in means]),
+            f_score=fmean(f_scores) if f_scores else None,
         )
 
     def position_of(self, threshold: float) -> int:
@@ -166,7 +166,7 @@ def evaluate(
         device=device,
         report=report,
     )
-    return EvaluationResult(num_views, measured, f_score_threshold if f_score else None, records)
+    return EvaluationResult(num_views, measured, cut, records)
 
 
 def choose_threshold(result: EvaluationResult) -> float:
@@ -215,8 +215,8 @@ def constant_prediction_iou(
         by_category.setdefault(dataset.refs[int(index)].synset, []).append(float(iou))
     return ConstantPrediction(
         threshold=_CONSTANT_THRESHOLDS[best],
-        iou_mean_of_samples=_mean(iou_ST[:, best].tolist()),
-        iou_mean_of_categories=_mean([_mean(ious) for ious in by_category.values()]),
+        iou_mean_of_samples=fmean(iou_ST[:, best].tolist()),
+        iou_mean_of_categories=fmean([fmean(ious) for ious in by_category.values()]),
     )
 
 
@@ -258,10 +258,10 @@ def _means_of_records(records: Sequence[SampleRecord]) -> Means:
     ]
     return Means(
         num_samples=len(records),
-        iou=tuple(_mean(column) for column in zip(*iou_ST, strict=True)),
-        cross_entropy=_mean([record.cross_entropy for record in records]),
-        average_precision=_mean([record.average_precision for record in records]),
-        f_score=_mean(f_scores) if f_scores else None,
+        iou=tuple(fmean(column) for column in zip(*iou_ST, strict=True)),
+        cross_entropy=fmean([record.cross_entropy for record in records]),
+        average_precision=fmean([record.average_precision for record in records]),
+        f_score=fmean(f_scores) if f_scores else None,
     )
 
 
@@ -274,7 +274,3 @@ def _count_from_top(num_exceeded: npt.NDArray[np.intp], num_thresholds: int) -> 
 def _category_name(sample_name: str) -> str:
     synset = sample_name.split("/", 1)[0]
     return CATEGORIES[synset].name if synset in CATEGORIES else synset
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

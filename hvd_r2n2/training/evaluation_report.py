@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hvd_r2n2.training.evaluation import (
-    RELEASED_THRESHOLD,
     REPORTED_THRESHOLDS,
     ConstantPrediction,
     EvaluationResult,
@@ -32,7 +31,7 @@ class EvaluationReport:
     """The results for several numbers of views, and what must be known to read them."""
 
     checkpoint: str
-    step: int | None
+    step: int
     network: str
     data: str
     split: str
@@ -86,14 +85,13 @@ class EvaluationReport:
 
     def to_csv(self) -> str:
         """Return one row for each number of views and category, and for each of the two means."""
-        shown = self._shown_thresholds()
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        ious = [f"iou_at_{value:.2f}" for value in shown]
+        ious = [f"iou_at_{value:.2f}" for value in REPORTED_THRESHOLDS]
         others = ("average_precision", "cross_entropy", "f_score_1_percent")
         writer.writerow(["num_views", "category", "num_samples", "threshold", "iou", *ious, *others])
         for result, threshold in self._columns():
-            positions = [result.position_of(value) for value in (threshold.value, *shown)]
+            positions = [result.position_of(value) for value in (threshold.value, *REPORTED_THRESHOLDS)]
             for name, means in _rows(result):
                 numbers = [means.iou[position] for position in positions]
                 numbers += [means.average_precision, means.cross_entropy]
@@ -132,13 +130,9 @@ class EvaluationReport:
     def _columns(self) -> Iterable[tuple[EvaluationResult, EvaluatedThreshold]]:
         return zip(self.results, self.thresholds, strict=True)
 
-    def _shown_thresholds(self) -> tuple[float, ...]:
-        return tuple(sorted({*REPORTED_THRESHOLDS, RELEASED_THRESHOLD}))
-
     def _facts(self) -> str:
-        step = "of unknown step" if self.step is None else f"at step {self.step}"
         return (
-            f"{self.network}, {self.checkpoint} {step}, {self.dtype}\n"
+            f"{self.network}, {self.checkpoint} at step {self.step}, {self.dtype}\n"
             f"{self.part} part of split {self.split}, {self.data}: {len(self.results[0].records)} samples"
         )
 
@@ -158,7 +152,7 @@ class EvaluationReport:
 
     def _metric_table(self) -> str:
         rows = [["by number of views", "", *(str(result.num_views) for result in self.results)]]
-        for value in self._shown_thresholds():
+        for value in REPORTED_THRESHOLDS:
             rows += self._metric_rows(f"IoU at {value:g}", [_iou_column(result, value) for result in self.results])
         totals = [[means for _, means in _totals(result)] for result in self.results]
         rows += self._metric_rows("average precision", [[m.average_precision for m in pair] for pair in totals])

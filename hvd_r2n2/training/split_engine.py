@@ -40,7 +40,6 @@ class SplitEngine(Engine):
         super().__init__(config, model, communicator)
         self.predicted_bubble_share = plan.bubble_share
         self._stages = (*model.stages(), loss_stage)
-        plan.sizes(config.train.batch_size // communicator.size // config.train.accumulation)
         self._counters = tuple(MemoryCounter(model.parameters()) for _ in devices)
         options = SplitOptions(
             recompute=config.train.recompute,

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from hvd_r2n2.comm import JobError
 from hvd_r2n2.config import Config
 from hvd_r2n2.data.loader import Batch
 from hvd_r2n2.training.engine import Engine, NotFiniteError, StepReport
@@ -17,10 +16,6 @@ from hvd_r2n2.training.optimizer import learning_rate
 from hvd_r2n2.training.precision import weights_dtype
 from hvd_r2n2.training.spike_guard import LossSpikeError, SpikeGuard, SpikeHistory
 from hvd_r2n2.training.task import Task
-
-
-class NonFiniteError(JobError):
-    """A loss or gradient that is not a number; the message names step, rank and samples."""
 
 
 def share_of_batch(config: Config, num_ranks: int) -> int:
@@ -59,11 +54,7 @@ class TrainingStep:
             engine: what computes gradients and moves weights.
             device: the first of the rank's devices, where batches are prepared.
             spikes: what the loss is judged by.
-
-        Raises:
-            ValueError: the batch does not divide evenly over the ranks.
         """
-        share_of_batch(config, engine.communicator.size)
         self._config, self._task, self._engine, self._device = config, task, engine, device
         self.guard = SpikeGuard(config.train, spikes)
 
@@ -73,7 +64,8 @@ class TrainingStep:
         The report says whether any rank was `asked_to_stop`.
 
         Raises:
-            NonFiniteError: on every rank, if the loss or the gradient of any is not finite; no weight has moved.
+            NotFiniteError: on every rank, if the loss or the gradient of any is not finite; no weight has moved. Names
+                step, ranks and samples.
             LossSpikeError: on every rank, if the loss has jumped and training is to stop then.
         """
         try:
@@ -85,7 +77,7 @@ class TrainingStep:
             found = self._engine.communicator.all_gather_object(self._non_finite_samples(batch))
             ranks = [f"rank {rank}: {', '.join(samples)}" for rank, samples in enumerate(found) if samples]
             where = "; ".join(ranks) if ranks else "no sample alone reproduces it"
-            raise NonFiniteError(
+            raise NotFiniteError(
                 f"step {batch.step + 1}: {error}. Not finite at {where}. Training stops before the weights change; the "
                 "last checkpoint is good. A lower optimizer.learning_rate, optimizer.warmup_steps or train.clip_norm "
                 "may help."

@@ -7,16 +7,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from hvd_r2n2.common.stages import NamedTensor, Read, Stage
-from hvd_r2n2.models import create_model, voxel_cross_entropy
-from tests.split.toys import LOSS
-
-
-class _VoxelLoss(nn.Module):
-    def forward(self, logits: Tensor, occupancy: Tensor) -> Tensor:
-        return voxel_cross_entropy(logits, occupancy)
+from hvd_r2n2.common.stages import Stage
+from hvd_r2n2.models import class_loss_stage, create_model, voxel_loss_stage
 
 
 def reconstruction(
@@ -24,8 +17,7 @@ def reconstruction(
 ) -> tuple[nn.Module, tuple[Stage, ...]]:
     """Make one of 3D-R2N2's networks at 1/16 of its width, in float64, and its stages with the loss."""
     model = create_model(name, width=1 / 16, seed=0, cross=cross).double()
-    reads = (Read(NamedTensor("logits", "BCDHW")), Read(NamedTensor("occupancy", "BDHW")))
-    return model, (*model.stages(), Stage("loss", _VoxelLoss(), reads, (LOSS,)))
+    return model, (*model.stages(), voxel_loss_stage())
 
 
 def reconstruction_inputs(num_views: int, num_samples: int) -> dict[str, Tensor]:
@@ -35,18 +27,12 @@ def reconstruction_inputs(num_views: int, num_samples: int) -> dict[str, Tensor]
     return {"images": images, "occupancy": torch.rand(num_samples, 32, 32, 32, generator=generator) < 0.3}
 
 
-class _ClassLoss(nn.Module):
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, labels)
-
-
 def classification(
     num_classes: int, *, cross: Sequence[str] | Literal["default"] | None = "default"
 ) -> tuple[nn.Module, tuple[Stage, ...]]:
     """Make AlexNet at 1/16 of its width, in float64, and its stages with the loss."""
     model = create_model("alexnet", width=1 / 16, seed=0, cross=cross, num_classes=num_classes).double()
-    reads = (Read(NamedTensor("logits", "BF")), Read(NamedTensor("labels", "B")))
-    return model, (*model.stages(), Stage("loss", _ClassLoss(), reads, (LOSS,)))
+    return model, (*model.stages(), class_loss_stage())
 
 
 def classification_inputs(num_samples: int, num_classes: int) -> dict[str, Tensor]:

@@ -26,7 +26,6 @@ def places(
             rank=rank,
             host=f"node{rank // per_host}",
             local_rank=rank % per_host,
-            local_size=per_host,
             cores=cores[rank] if cores else tuple(range(8)),
             gpus=tuple(seen[rank]) if seen else tuple("ABCDEFGH"[:gpus]),
         )
@@ -110,6 +109,6 @@ def test_gpus_that_do_not_go_round_are_an_error() -> None:
 
 def test_place_is_gathered_here() -> None:
     (place,) = gather_places(Alone())
-    assert (place.rank, place.host, place.local_size) == (0, socket.gethostname(), 1)
+    assert (place.rank, place.host, place.local_rank) == (0, socket.gethostname(), 0)
     assert len(place.gpus) == torch.cuda.device_count() == len(set(place.gpus))
     assert set(place.cores) == os.sched_getaffinity(0)

@@ -24,7 +24,7 @@ class Recording(Alone):
 
 
 def play_places(monkeypatch: pytest.MonkeyPatch, *gpus: str) -> None:
-    places = [RankPlace(rank, "node0", rank, len(gpus), (0,), tuple(seen)) for rank, seen in enumerate(gpus)]
+    places = [RankPlace(rank, "node0", rank, (0,), tuple(seen)) for rank, seen in enumerate(gpus)]
     monkeypatch.setattr(selftest, "gather_places", lambda communicator: places)
 
 

@@ -65,7 +65,7 @@ class Second(Alone):
         super().__init__()
         self._sent: list[Any] = [None, None, (sent,)]  # rank 0 is not ready at the first meetings
 
-    def broadcast_object(self, value: T, root: int = 0) -> T:
+    def broadcast_object(self, value: T) -> T:
         assert value is None, "only rank 0 has something to say"
         sent: T = self._sent.pop(0)
         return sent
@@ -187,7 +187,7 @@ def test_the_first_rank_meets_the_others_while_it_measures(monkeypatch: pytest.M
         return costs_of(job)
 
     class First(Alone):
-        def broadcast_object(self, value: T, root: int = 0) -> T:
+        def broadcast_object(self, value: T) -> T:
             meetings.release()
             return value
 

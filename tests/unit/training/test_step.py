@@ -15,10 +15,10 @@ from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.data.loader import Batch, training_batches
 from hvd_r2n2.models import Network, voxel_loss_stage
 from hvd_r2n2.training.consistency import check_equal, check_same_start, parameter_digest
-from hvd_r2n2.training.engine import OneDevice
+from hvd_r2n2.training.engine import NotFiniteError, OneDevice
 from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.spike_guard import FEWEST, LossSpikeError, SpikeHistory
-from hvd_r2n2.training.step import NonFiniteError, TrainingStep
+from hvd_r2n2.training.step import TrainingStep
 from hvd_r2n2.training.task_reconstruction import ReconstructionTask
 
 CONFIG = load_config(
@@ -79,7 +79,7 @@ def test_sample_whose_loss_is_not_finite_is_named_and_weights_stay(
 
     monkeypatch.setattr(step, "_prepare", poisoned)
     with pytest.raises(
-        NonFiniteError, match=rf"step 1: the loss is nan .* Not finite at rank 0: {batch.samples[2]}\. "
+        NotFiniteError, match=rf"step 1: the loss is nan .* Not finite at rank 0: {batch.samples[2]}\. "
     ):
         step.run(batch)
     assert parameter_digest(model) == before
@@ -89,7 +89,7 @@ def test_weights_that_overflow_stop_training(dataset: Dataset) -> None:
     model = build_model(CONFIG.model, 0)
     with torch.no_grad():
         next(iter(model.parameters())).fill_(1e38)
-    with pytest.raises(NonFiniteError, match="step 1: "):
+    with pytest.raises(NotFiniteError, match="step 1: "):
         step_of(model).run(first_batch(dataset))
 
 
