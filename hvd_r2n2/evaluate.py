@@ -27,17 +27,24 @@ horovodrun, srun) with the same result, to the last digit on CPUs."""
 DEFAULT_VIEWS = (1, 2, 3, 4, 5)
 
 _SETTABLE = (
-    "data.split",
     "data.validation_fraction",
-    "data.categories",
     "data.skip_models",
     "data.cache_dir",
-    "evaluation.batch_size",
-    "train.dtype",
     "train.cpu_threads",
     "train.stall_timeout_s",
 )
-"""What of the run's settings evaluation goes by; the data's folder comes with --data, as others do not go with it."""
+"""What of the run's settings evaluation goes by and has no option of its own."""
+
+_OPTIONS = {
+    "data.root": "--data",
+    "data.split": "--split",
+    "data.categories": "--categories",
+    "evaluation.views": "--views",
+    "evaluation.threshold": "--threshold",
+    "evaluation.batch_size": "--batch-size",
+    "train.dtype": "--dtype",
+    "train.device": "--device",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -119,7 +126,6 @@ def _choose(config: Config, options: argparse.Namespace) -> EvaluationOptions:
         "--threshold": options.threshold is not None,
         "--no-f-score": options.no_f_score,
         "--categories": options.categories is not None,
-        "--set data.categories": any(override.startswith("data.categories") for override in options.overrides),
     }
     ignored = [option for option, is_given in given.items() if is_given]
     if ignored:
@@ -158,6 +164,8 @@ def _configure(config: Config, options: argparse.Namespace) -> Config:
     )
     for override in options.overrides:
         key = override.partition("=")[0].strip()
+        if key in _OPTIONS:
+            raise ValueError(f"--set {override}: use {_OPTIONS[key]} for {key}")
         if key not in _SETTABLE:
             raise ValueError(f"--set {override}: evaluation takes {', '.join(_SETTABLE)}, not {key}")
     changed = replace(config, data=data, train=train, evaluation=evaluation, split=SplitConfig())

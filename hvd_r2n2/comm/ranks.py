@@ -1,4 +1,4 @@
-"""Horovod behind the Communicator: the only module that imports it."""
+"""Horovod behind the Communicator."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Words that several rooms share: what a stage is, how a file is replaced. Imports no room."""
+"""What several rooms share and no room owns: stages, replacing files, memory, hardware and more. Imports no room."""

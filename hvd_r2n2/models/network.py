@@ -27,8 +27,7 @@ Options = TypeVar("Options", bound=NetworkOptions)
 class Network(nn.Module, ABC):
     """A one-device network from images to logits.
 
-    A subclass builds its modules in ``__init__(name, options)`` and shows them by `stages`; nothing else of
-    a network is known outside this room.
+    A subclass builds its modules in ``__init__(name, options)`` and shows them by `stages`: a split knows no more.
     """
 
     def __init__(self, name: str, options: NetworkOptions) -> None:
@@ -64,7 +63,7 @@ class Network(nn.Module, ABC):
 class ReconstructionNetwork(Network):
     """A network from images of an object, any number of them, to its occupancy grid.
 
-    The state dict is the same for both forms. Stages take ``images`` as VBCHW and give ``logits`` as BCDHW.
+    The state dict is the same for all forms. Stages take ``images`` as VBCHW and give ``logits`` as BCDHW.
     """
 
     options: ReconstructionOptions

@@ -1,20 +1,25 @@
 """A checkpoint's whole evaluation: each number of views, its threshold, the constant baseline."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from hvd_r2n2.comm import Communicator
+from hvd_r2n2.config import Config
 from hvd_r2n2.data.dataset import Dataset
 from hvd_r2n2.models import Network, load_weights
 from hvd_r2n2.training.checkpoint import Checkpoint, find_checkpoint
+from hvd_r2n2.training.data import data_root
 from hvd_r2n2.training.evaluation import (
     CANDIDATE_THRESHOLDS,
     RELEASED_THRESHOLD,
+    EvaluationResult,
     choose_threshold,
     constant_prediction_iou,
     evaluate,
@@ -23,37 +28,7 @@ from hvd_r2n2.training.evaluation_report import EvaluatedThreshold, EvaluationRe
 from hvd_r2n2.training.metrics import require_f_score_libraries
 from hvd_r2n2.training.precision import weights_dtype
 from hvd_r2n2.training.setup import build_model
-
-Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class EvaluationRequest:
-    """What is to be measured."""
-
-    num_views: tuple[int, ...]
-    part: Literal["test", "validation"]
-    threshold: float | None
-    """None chooses one on the validation part, for each number of views."""
-    batch_size: int
-    dtype: str
-    f_score: bool
-
-    def check(self, dataset: Dataset) -> None:
-        """Raise a ValueError for what cannot be measured on these data, before any time is spent."""
-        if not self.num_views:
-            raise ValueError("at least one number of views is needed")
-        for num_views in self.num_views:
-            if not 1 <= num_views <= dataset.num_views:
-                raise ValueError(f"{num_views} views cannot be evaluated: each sample has {dataset.num_views} pictures")
-        if self.threshold is not None and not 0 < self.threshold < 1:
-            raise ValueError(f"threshold {self.threshold:g} must be between 0 and 1")
-        if self.batch_size < 1:
-            raise ValueError(f"batch size {self.batch_size} must be at least 1")
-        if len(dataset.validation if self.part == "validation" else dataset.test) == 0:
-            raise ValueError(f"the {self.part} part of split {dataset.split_name} is empty: choose another --part")
-        if self.f_score:
-            require_f_score_libraries()
+from hvd_r2n2.training.task import EvaluationOptions, Report
 
 
 def run_directory(checkpoint: Checkpoint) -> Path:
@@ -88,40 +63,55 @@ def evaluate_checkpoint(
     checkpoint: Checkpoint,
     model: nn.Module,
     dataset: Dataset,
-    request: EvaluationRequest,
+    options: EvaluationOptions,
+    config: Config,
     *,
-    data: str,
     comm: Communicator,
     device: torch.device,
     report: Report | None,
 ) -> EvaluationReport | None:
     """Measure everything that was asked; every rank must call it, rank 0 gets the report and the others None.
 
-    `data` says for people where the data are.
+    `config` says where the data are, the size of a batch and the type.
 
     Raises:
         ValueError: what was asked cannot be measured on these data.
     """
-    request.check(dataset)
-    indices = dataset.validation if request.part == "validation" else dataset.test
-    results, thresholds = [], []
-    for num_views in request.num_views:
-        threshold = _threshold(model, dataset, request, num_views, comm, device, report)
-        result = evaluate(
+    all_views = options.num_views or (config.evaluation.views,)
+    _check(options, all_views, dataset)
+    indices = dataset.validation if options.part == "validation" else dataset.test
+
+    def measure(
+        indices: npt.NDArray[np.int64], num_views: int, thresholds: Sequence[float], **more: Any
+    ) -> EvaluationResult:
+        return evaluate(
             model,
             dataset,
             indices,
             num_views=num_views,
-            thresholds=(*CANDIDATE_THRESHOLDS, threshold.value),
+            thresholds=thresholds,
             comm=comm,
             device=device,
-            dtype=request.dtype,
-            batch_size=request.batch_size,
-            f_score=request.f_score,
-            f_score_threshold=threshold.value,
+            dtype=config.train.dtype,
+            batch_size=config.evaluation.batch_size,
             report=report,
+            **more,
         )
-        results.append(result)
+
+    def threshold_for(num_views: int) -> EvaluatedThreshold:
+        if options.threshold is not None:
+            return EvaluatedThreshold(options.threshold, "given")
+        if len(dataset.validation) == 0:
+            return EvaluatedThreshold(RELEASED_THRESHOLD, "the released code's, as there is no validation part")
+        chosen = choose_threshold(measure(dataset.validation, num_views, CANDIDATE_THRESHOLDS))
+        return EvaluatedThreshold(chosen, "chosen on the validation part, for each number of views")
+
+    results, thresholds = [], []
+    for num_views in all_views:
+        threshold = threshold_for(num_views)
+        tried = (*CANDIDATE_THRESHOLDS, threshold.value)
+        f_score = {"f_score": options.f_score, "f_score_threshold": threshold.value}
+        results.append(measure(indices, num_views, tried, **f_score))
         thresholds.append(threshold)
     if not comm.is_root:
         return None
@@ -130,39 +120,24 @@ def evaluate_checkpoint(
         checkpoint=str(checkpoint.path),
         step=checkpoint.step,
         network=f"{checkpoint.config.model.name}, width {checkpoint.config.model.width:g}",
-        data=data,
+        data=str(data_root(config.data).resolve()),
         split=dataset.split_name,
-        part=request.part,
-        dtype=request.dtype,
+        part=options.part,
+        dtype=config.train.dtype,
         results=tuple(results),
         thresholds=tuple(thresholds),
         constant_prediction=constant_prediction_iou(dataset, dataset.train, indices) if has_training_part else None,
     )
 
 
-def _threshold(
-    model: nn.Module,
-    dataset: Dataset,
-    request: EvaluationRequest,
-    num_views: int,
-    comm: Communicator,
-    device: torch.device,
-    report: Report | None,
-) -> EvaluatedThreshold:
-    if request.threshold is not None:
-        return EvaluatedThreshold(request.threshold, "given")
-    if len(dataset.validation) == 0:
-        return EvaluatedThreshold(RELEASED_THRESHOLD, "the released code's, as there is no validation part")
-    validated = evaluate(
-        model,
-        dataset,
-        dataset.validation,
-        num_views=num_views,
-        thresholds=CANDIDATE_THRESHOLDS,
-        comm=comm,
-        device=device,
-        dtype=request.dtype,
-        batch_size=request.batch_size,
-        report=report,
-    )
-    return EvaluatedThreshold(choose_threshold(validated), "chosen on the validation part, for each number of views")
+def _check(options: EvaluationOptions, all_views: Sequence[int], dataset: Dataset) -> None:
+    """Raise a ValueError for what cannot be measured on these data, before any time is spent."""
+    for num_views in all_views:
+        if not 1 <= num_views <= dataset.num_views:
+            raise ValueError(f"{num_views} views cannot be evaluated: each sample has {dataset.num_views} pictures")
+    if options.threshold is not None and not 0 < options.threshold < 1:
+        raise ValueError(f"threshold {options.threshold:g} must be between 0 and 1")
+    if len(dataset.validation if options.part == "validation" else dataset.test) == 0:
+        raise ValueError(f"the {options.part} part of split {dataset.split_name} is empty: choose another --part")
+    if options.f_score:
+        require_f_score_libraries()

@@ -58,9 +58,7 @@ class Recorder:
         if self._baseline is not None:
             self._expected_s += self._baseline.expected_s(num_views)
         if step == settings.trace_step and self._communicator.is_root:
-            path = self._folder / f"trace-step-{step:08d}.json"
-            with self._log.going_on(path.name):
-                write_trace(path, report.tasks, self._placement.names)
+            self._trace(step, report)
         if step % settings.every_steps and step != self._config.train.steps and not report.is_asked_to_stop:
             self._log.step(step, f"loss {report.loss:.4f}  lr {report.learning_rate:.2e}", is_logged=False)
             return
@@ -82,6 +80,14 @@ class Recorder:
         self._times, self._losses, self._expected_s = StepTimes(), list[float](), 0.0
         self._num_replaced = 0
         self._busy_shares, self._bytes_moved = list[tuple[float, ...]](), list[int]()
+
+    def _trace(self, step: int, report: StepReport) -> None:
+        if not report.tasks:
+            self._log.line(f"warning: step {step} (log.trace_step) ran on one device, there are no tasks to trace")
+            return
+        path = self._folder / f"trace-step-{step:08d}.json"
+        with self._log.going_on(path.name):
+            write_trace(path, report.tasks, self._placement.names)
 
     def _figures(self) -> dict[str, float]:
         """Put the figures of all ranks together; every rank must call it."""

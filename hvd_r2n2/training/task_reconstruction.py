@@ -12,10 +12,10 @@ from hvd_r2n2.data.loader import Batch, prepare_batch
 from hvd_r2n2.models import voxel_loss_stage
 from hvd_r2n2.telemetry import RunLog
 from hvd_r2n2.training.checkpoint import Checkpoint
-from hvd_r2n2.training.data import data_root, ensure_data, head_start_s
+from hvd_r2n2.training.data import ensure_data, head_start_s
 from hvd_r2n2.training.evaluation import EvaluationResult, evaluate
 from hvd_r2n2.training.evaluation_report import EvaluationReport
-from hvd_r2n2.training.evaluation_run import EvaluationRequest, evaluate_checkpoint
+from hvd_r2n2.training.evaluation_run import evaluate_checkpoint
 from hvd_r2n2.training.showcase import show_samples
 from hvd_r2n2.training.task import EvaluationOptions, Findings, Part, Report, Task, Validation
 
@@ -74,18 +74,8 @@ class ReconstructionTask(Task[Dataset]):
         report: Report | None,
     ) -> EvaluationReport | None:
         """Measure IoU and more by number of views, beside the best constant prediction."""
-        settings = self.config.evaluation
-        request = EvaluationRequest(
-            num_views=options.num_views or (settings.views,),
-            part=options.part,
-            threshold=options.threshold,
-            batch_size=settings.batch_size,
-            dtype=self.config.train.dtype,
-            f_score=options.f_score,
-        )
-        data = str(data_root(self.config.data).resolve())
         return evaluate_checkpoint(
-            checkpoint, model, dataset, request, data=data, comm=comm, device=device, report=report
+            checkpoint, model, dataset, options, self.config, comm=comm, device=device, report=report
         )
 
     def show(

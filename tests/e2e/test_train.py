@@ -205,11 +205,11 @@ def test_one_rank_needs_no_horovod(tiny_data: Path, tmp_path: Path, python: Laun
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["ranks"] == 1
 
 
-def test_time_of_the_steps_to_come_is_projected_and_told_at_the_end(
+def test_steps_to_come_are_projected_and_a_trace_without_a_split_is_not_written(
     tiny_data: Path, tmp_path: Path, python: Launcher
 ) -> None:
     run = tmp_path / "run"
-    arguments = settings(tiny_data, train__steps=12, train__max_views=1, evaluation__every_steps=100)
+    arguments = settings(tiny_data, train__steps=12, train__max_views=1, evaluation__every_steps=100, log__trace_step=2)
     done = python(*TRAIN, *arguments, "--out", run)
     assert done.returncode == 0, done.stderr
     projected = re.findall(r"^about ([\d.]+) s for the 8 steps still to come", done.stdout, re.MULTILINE)
@@ -217,6 +217,8 @@ def test_time_of_the_steps_to_come_is_projected_and_told_at_the_end(
         r"^the last 8 steps took ([\d.]+) s, where ([\d.]+) s had been projected", done.stdout, re.MULTILINE
     )
     assert projected == [told[1]]
+    assert "warning: step 2 (log.trace_step) ran on one device, there are no tasks to trace" in done.stdout
+    assert not list(run.glob("trace-*"))
     assert 0 < float(told[0]) <= json.loads((run / "summary.json").read_text())["train_seconds"] + 0.05
 
 
