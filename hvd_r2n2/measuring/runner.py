@@ -21,7 +21,7 @@ from hvd_r2n2.config import Config
 from hvd_r2n2.models import Network
 from hvd_r2n2.training.build_engine import build_engine
 from hvd_r2n2.training.engine import StepReport
-from hvd_r2n2.training.forward import mean_loss, samples_axis
+from hvd_r2n2.training.forward import cut_samples, mean_loss
 from hvd_r2n2.training.inputs import random_inputs
 from hvd_r2n2.training.optimizer import build_optimizer
 from hvd_r2n2.training.placement import Placement, place_rank
@@ -106,17 +106,15 @@ class DistributedRunner:
         """Take one step."""
         parts = self.config.train.accumulation
         loss = torch.zeros((), dtype=torch.float64, device=self.placement.devices[0])
-        chunks = {name: t.chunk(parts, dim=self._module.samples_axis(name)) for name, t in inputs.items()}
         self._optimizer.zero_grad()
-        for number in range(parts):
-            is_last = number == parts - 1
+        for number, part in enumerate(cut_samples(inputs, self._module.stages, parts), start=1):
             with (
                 self._counter.counting(),
-                contextlib.nullcontext() if is_last else self._parallel.no_sync(),
+                contextlib.nullcontext() if number == parts else self._parallel.no_sync(),
             ):
-                part = self._parallel({name: chunk[number] for name, chunk in chunks.items()}) / parts
-                part.backward()
-            loss += part.detach()
+                own = self._parallel(part) / parts
+                own.backward()
+            loss += own.detach()
         end = moment(self.placement.devices[0])
         parameters = list(self.model.parameters())
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).item()
@@ -147,15 +145,11 @@ class _Loss(torch.nn.Module):
     def __init__(self, config: Config, model: Network, loss_stage: Stage) -> None:
         super().__init__()
         self.model = model
-        self._config, self._stages, self._loss_stage = config, model.stages(), loss_stage
+        self._config, self.stages = config, (*model.stages(), loss_stage)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Give the mean loss."""
-        return mean_loss(self._config, self._stages, self._loss_stage, inputs)
-
-    def samples_axis(self, name: str) -> int:
-        """Return the number of the axis of samples of an input."""
-        return samples_axis(self._stages, self._loss_stage, name)
+        return mean_loss(self._config, self.stages, inputs)
 
 
 def build_network(config: Config, placement: Placement) -> tuple[Network, Stage]:

@@ -19,7 +19,7 @@ from hvd_r2n2.common.wide_linear import WideWork
 from hvd_r2n2.config import Config
 from hvd_r2n2.models import Network
 from hvd_r2n2.split import TaskTime
-from hvd_r2n2.training.forward import mean_loss, samples_axis
+from hvd_r2n2.training.forward import cut_samples, mean_loss
 from hvd_r2n2.training.optimizer import build_optimizer, set_learning_rate
 
 
@@ -173,7 +173,7 @@ class OneDevice(Engine):
     def __init__(self, config: Config, model: Network, loss_stage: Stage, communicator: Communicator) -> None:
         """Take the network, on its device already."""
         super().__init__(config, model, communicator)
-        self._loss_stage = loss_stage
+        self._stages = (*model.stages(), loss_stage)
         self.optimizers = (build_optimizer(config.optimizer, model.parameters()),)
         self.averager = GradientAverager(model.named_parameters(), communicator, by_hooks=self.sends_by_hooks)
         self._counter = MemoryCounter(model.parameters())
@@ -206,17 +206,14 @@ class OneDevice(Engine):
     def _add_gradients(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Add to the parameters' gradients; return the mean loss."""
         parts = self.config.train.accumulation
-        stages = self.model.stages()
-        chunks = {name: t.chunk(parts, dim=samples_axis(stages, self._loss_stage, name)) for name, t in inputs.items()}
         total = torch.zeros((), dtype=torch.float64, device=next(self.model.parameters()).device)
         work = WideWork()
-        for number in range(parts):
-            part = {name: chunk[number] for name, chunk in chunks.items()}
-            work.is_last = number == parts - 1
+        for number, part in enumerate(cut_samples(inputs, self._stages, parts), start=1):
+            work.is_last = number == parts
             with work.active():
-                loss = mean_loss(self.config, stages, self._loss_stage, part) / parts
+                loss = mean_loss(self.config, self._stages, part) / parts
                 total += loss.detach()
-                if number == parts - 1:
+                if work.is_last:
                     self.averager.arm()
                 loss.backward()  # type: ignore[no-untyped-call]
         return total

@@ -16,32 +16,27 @@ from hvd_r2n2.config import Config
 from hvd_r2n2.training.precision import autocast
 
 
-def mean_loss(config: Config, stages: Sequence[Stage], loss_stage: Stage, inputs: Mapping[str, Tensor]) -> Tensor:
+def mean_loss(config: Config, stages: Sequence[Stage], inputs: Mapping[str, Tensor]) -> Tensor:
     """Return the mean loss of a batch, ready for backward.
 
     Args:
         config: gives the arithmetic, and whether activations are computed again in backward.
-        stages: the network's, all on one device.
-        loss_stage: from its outputs and the target to the loss.
+        stages: the network's and that of the loss, all on one device.
         inputs: network inputs and target by name.
     """
-    everything = (*stages, loss_stage)
     if config.train.recompute:
-        everything = tuple(replace(stage, module=_Recomputed(stage.module)) for stage in everything)
+        stages = [replace(stage, module=_Recomputed(stage.module)) for stage in stages]
     device = next(tensor.device for tensor in inputs.values())
     # As torch asks for in CUDA graphs: what autocast keeps would be memory of the graph that is being captured.
     with autocast(config.train.dtype, device, caches=not config.train.cuda_graphs):
-        return run_stages(everything, inputs, {"loss"})["loss"]
+        return run_stages(stages, inputs, {"loss"})["loss"]
 
 
-def samples_axis(stages: Sequence[Stage], loss_stage: Stage, name: str) -> int:
-    """Return the number of the axis of samples of a network input or target."""
-    return next(
-        read.tensor.axes.index("B")
-        for stage in (*stages, loss_stage)
-        for read in stage.inputs
-        if read.tensor.name == name
-    )
+def cut_samples(inputs: Mapping[str, Tensor], stages: Sequence[Stage], parts: int) -> list[dict[str, Tensor]]:
+    """Cut a batch, inputs and target by the names that the stages have for them, into so many with fewer samples."""
+    axes = {read.tensor.name: read.tensor.axes for stage in stages for read in stage.inputs}
+    chunks = {name: tensor.chunk(parts, dim=axes[name].index("B")) for name, tensor in inputs.items()}
+    return [{name: chunk[number] for name, chunk in chunks.items()} for number in range(parts)]
 
 
 class _Recomputed(torch.nn.Module):

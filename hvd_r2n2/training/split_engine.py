@@ -14,7 +14,7 @@ from hvd_r2n2.config import Config
 from hvd_r2n2.models import Network
 from hvd_r2n2.split import Plan, Shard, SplitNetwork, SplitOptions, TaskTime, put, take
 from hvd_r2n2.training.engine import Engine, check_fits, load_state, state_of
-from hvd_r2n2.training.forward import samples_axis
+from hvd_r2n2.training.forward import cut_samples
 from hvd_r2n2.training.optimizer import build_optimizer
 from hvd_r2n2.training.precision import autocast
 
@@ -117,13 +117,10 @@ class SplitEngine(Engine):
 
     def _gradients(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, tuple[TaskTime, ...], int]:
         parts = self.config.train.accumulation
-        network, loss_stage = self._stages[:-1], self._stages[-1]
-        chunks = {name: t.chunk(parts, dim=samples_axis(network, loss_stage, name)) for name, t in inputs.items()}
         results = []
-        for number in range(parts):
-            part = {name: chunk[number] for name, chunk in chunks.items()}
-            is_last = number == parts - 1
-            results.append(self.split.gradients(part, self._start if is_last else None, scale=1 / parts))
+        for number, part in enumerate(cut_samples(inputs, self._stages, parts), start=1):
+            on_shard = self._start if number == parts else None
+            results.append(self.split.gradients(part, on_shard, scale=1 / parts))
         tasks = tuple(task for result in results for task in result.tasks(results[0].begin))
         loss = torch.stack([result.loss for result in results]).sum()
         return loss, tasks, sum(result.bytes_moved for result in results)

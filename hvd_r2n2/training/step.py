@@ -11,7 +11,7 @@ import torch
 from hvd_r2n2.config import Config
 from hvd_r2n2.data.loader import Batch
 from hvd_r2n2.training.engine import Engine, NotFiniteError, StepReport
-from hvd_r2n2.training.forward import mean_loss, samples_axis
+from hvd_r2n2.training.forward import cut_samples, mean_loss
 from hvd_r2n2.training.optimizer import learning_rate
 from hvd_r2n2.training.precision import weights_dtype
 from hvd_r2n2.training.spike_guard import LossSpikeError, SpikeGuard, SpikeHistory
@@ -89,13 +89,13 @@ class TrainingStep:
     def _non_finite_samples(self, batch: Batch) -> list[str]:
         """Try this rank's samples one by one, on one device."""
         self._engine.write_back()
-        model, loss_stage = self._engine.model, self._task.loss_stage()
-        stages, inputs = model.stages(), self._prepare(batch)
-        parameters = list(model.parameters())
+        model = self._engine.model
+        stages, parameters = (*model.stages(), self._task.loss_stage()), list(model.parameters())
         bad = []
-        for number, sample in enumerate(batch.samples):
-            one = {name: t.narrow(samples_axis(stages, loss_stage, name), number, 1) for name, t in inputs.items()}
-            loss = mean_loss(self._config, stages, loss_stage, one)
+        for sample, one in zip(
+            batch.samples, cut_samples(self._prepare(batch), stages, len(batch.samples)), strict=True
+        ):
+            loss = mean_loss(self._config, stages, one)
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
             if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):

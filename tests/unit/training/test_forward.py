@@ -26,7 +26,7 @@ def gradients(config: Config, model: Network, inputs: dict[str, Tensor]) -> dict
     work.is_last = True
     failed: list[BaseException] = []
     with work.active():
-        loss = mean_loss(config, model.stages(), create_task(config).loss_stage(), inputs)
+        loss = mean_loss(config, (*model.stages(), create_task(config).loss_stage()), inputs)
 
     def backward() -> None:
         try:
