@@ -1,9 +1,9 @@
-"""The loss of a batch on one device."""
+"""Running a network on one device: the loss of a batch, evaluation mode."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -30,6 +30,17 @@ def mean_loss(config: Config, stages: Sequence[Stage], inputs: Mapping[str, Tens
     # As torch asks for in CUDA graphs: what autocast keeps would be memory of the graph that is being captured.
     with autocast(config.train.dtype, device, caches=not config.train.cuda_graphs):
         return run_stages(stages, inputs, {"loss"})["loss"]
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Have the network in evaluation mode within the block."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def cut_samples(inputs: Mapping[str, Tensor], stages: Sequence[Stage], parts: int) -> list[dict[str, Tensor]]:

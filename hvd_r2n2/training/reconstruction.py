@@ -22,6 +22,7 @@ from hvd_r2n2.data.binvox import write_binvox
 from hvd_r2n2.data.voxels import mesh_from_voxels
 from hvd_r2n2.telemetry.pictures import Picture, reconstruction_picture
 from hvd_r2n2.training.evaluation import RELEASED_THRESHOLD
+from hvd_r2n2.training.forward import evaluating
 from hvd_r2n2.training.metrics import occupancy_probability
 from hvd_r2n2.training.photographs import read_photograph
 
@@ -78,13 +79,8 @@ def reconstruct(
     if not photographs:
         raise ValueError("a reconstruction needs at least one picture")
     images_VBHWC = torch.from_numpy(np.stack(photographs)).unsqueeze(1).to(device)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            logits_B2DDD = model(centre_crop(images_VBHWC))
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode():
+        logits_B2DDD = model(centre_crop(images_VBHWC))
     probability_XYZ = occupancy_probability(logits_B2DDD)[0].float().cpu().numpy()
     result = Reconstruction(tuple(photographs), probability_XYZ, threshold)
     if not result.occupancy_XYZ.any():

@@ -17,6 +17,7 @@ from torch import nn
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.data.loader import Batch, BatchStream
 from hvd_r2n2.data.progress import show_progress
+from hvd_r2n2.training.forward import evaluating
 
 Report = Callable[[str], None]
 
@@ -55,14 +56,9 @@ def measure_samples(
         with torch.inference_mode():
             return measure(batch)
 
-    was_training = model.training
-    model.eval()
-    try:
-        with batches, _progress(title, num_samples, comm, report) as advance:
-            run = _measure_on_threads if device.type == "cpu" else _measure_in_turn
-            records = run(measure_one, batches, lambda count: advance(count * comm.size))
-    finally:
-        model.train(was_training)
+    with evaluating(model), batches, _progress(title, num_samples, comm, report) as advance:
+        run = _measure_on_threads if device.type == "cpu" else _measure_in_turn
+        records = run(measure_one, batches, lambda count: advance(count * comm.size))
     gathered = [record for share in comm.all_gather_object(records) for record in share]
     return tuple(sorted(gathered, key=lambda record: record.index))
 

@@ -16,6 +16,7 @@ from hvd_r2n2.data.labelled import LabelledPictures
 from hvd_r2n2.data.voxels import mesh_from_voxels
 from hvd_r2n2.telemetry import RunLog
 from hvd_r2n2.telemetry.pictures import captioned_grid, reconstruction_grid
+from hvd_r2n2.training.forward import evaluating
 from hvd_r2n2.training.metrics import occupancy_probability
 from hvd_r2n2.training.precision import autocast, weights_dtype
 
@@ -91,9 +92,6 @@ def _spread(indices: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]
 
 def _predict(model: nn.Module, images: torch.Tensor, config: Config, device: torch.device) -> torch.Tensor:
     """Return the logits of prepared pictures, in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode(), autocast(config.train.dtype, device):
+    with evaluating(model), torch.inference_mode(), autocast(config.train.dtype, device):
         logits: torch.Tensor = model(images)
-    model.train(was_training)
     return logits
