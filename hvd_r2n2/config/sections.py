@@ -253,3 +253,8 @@ class Config:
     """Evaluation during training."""
     log: LogConfig = field(default_factory=LogConfig)
     """Console, metrics.jsonl, TensorBoard."""
+
+    @property
+    def view_counts(self) -> range:
+        """The numbers of views that a step may have; a classifier's pictures are one view each."""
+        return range(1, 2) if self.model.classifies else range(self.train.min_views, self.train.max_views + 1)

@@ -1,6 +1,6 @@
 """What a run shows and records: console, log file, metrics.jsonl, TensorBoard, pictures."""
 
-from hvd_r2n2.telemetry.baseline import Baseline, load_baseline, view_counts
+from hvd_r2n2.telemetry.baseline import Baseline, load_baseline
 from hvd_r2n2.telemetry.projection import Projection
 from hvd_r2n2.telemetry.run_log import RunLog
 from hvd_r2n2.telemetry.throughput import StepTimes, memory_bytes, over_ranks
@@ -14,6 +14,5 @@ __all__ = [
     "load_baseline",
     "memory_bytes",
     "over_ranks",
-    "view_counts",
     "write_trace",
 ]

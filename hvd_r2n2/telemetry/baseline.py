@@ -146,20 +146,13 @@ def load_baseline(path: Path, config: Config, device: torch.device, threads: int
         facts.append(("threads of a device", baseline.threads, threads))
     wanted = settings_of(config)
     facts += [(name, baseline.settings.get(name), wanted[name]) for name in wanted]
-    missing = [v for v in view_counts(config) if v not in baseline.times_s]
+    missing = [v for v in config.view_counts if v not in baseline.times_s]
     differences = [f"{name}: {there} there, {now} here" for name, there, now in facts if there != now]
     if missing:
         differences.append(f"views: no times of {', '.join(map(str, missing))}")
     if differences:
         raise ValueError(f"{path}: this baseline does not fit: {'; '.join(differences)} ({_ADVICE})")
     return baseline
-
-
-def view_counts(config: Config) -> range:
-    """Return the numbers of views that a step may have; a classifier's pictures are one view each."""
-    if config.model.classifies:
-        return range(1, 2)
-    return range(config.train.min_views, config.train.max_views + 1)
 
 
 def _read(path: Path) -> Baseline:

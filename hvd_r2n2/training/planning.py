@@ -118,7 +118,7 @@ def _plan(split: SplitConfig) -> Plan:
 def make_job(config: Config, model: Network, loss_stage: Stage, num_devices: int, num_ranks: int) -> Job:
     """Return what a rank has to do in a step."""
     train = config.train
-    counts = range(train.min_views, train.max_views + 1)
+    counts = config.view_counts
     steps = min(len(counts), _MOST_VIEW_COUNTS) - 1  # the fewest views, the most, and some evenly between them
     tried = tuple(counts[(len(counts) - 1) * number // max(1, steps)] for number in range(steps + 1))
     return Job(
@@ -126,7 +126,7 @@ def make_job(config: Config, model: Network, loss_stage: Stage, num_devices: int
         stages=(*model.stages(), loss_stage),
         num_devices=num_devices,
         num_samples=train.batch_size // num_ranks // train.accumulation,
-        view_counts=(1,) if config.model.classifies else tried,
+        view_counts=tried,
         accumulation=train.accumulation,
     )
 

@@ -15,7 +15,6 @@ from hvd_r2n2.telemetry import (
     StepTimes,
     memory_bytes,
     over_ranks,
-    view_counts,
     write_trace,
 )
 from hvd_r2n2.training.engine import Engine, StepReport
@@ -38,7 +37,7 @@ class Recorder:
         """Start with no steps; `baseline` gives what one device takes, if that is to be compared."""
         self._config, self._communicator, self._engine = config, communicator, engine
         self._placement, self._log, self._folder, self._baseline = placement, log, folder, baseline
-        self._projection = Projection(view_counts(config), config.train.steps)
+        self._projection = Projection(config.view_counts, config.train.steps)
         self._start_anew()
 
     def step(

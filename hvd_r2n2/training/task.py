@@ -94,7 +94,6 @@ class Task(ABC, Generic[D]):
     ) -> BatchStream:
         """Read this rank's share of the batches from `start_step` to the last step, for `device`."""
         train = self.config.train
-        min_views, max_views = self._range_of_views()
         return training_batches(
             dataset,
             indices=dataset.train,
@@ -102,8 +101,8 @@ class Task(ABC, Generic[D]):
             rank=communicator.rank,
             size=communicator.size,
             seed=train.seed,
-            min_views=min_views,
-            max_views=max_views,
+            min_views=self.config.view_counts[0],
+            max_views=self.config.view_counts[-1],
             start_step=start_step,
             end_step=train.steps,
             config=self.config.data,
@@ -160,10 +159,6 @@ class Task(ABC, Generic[D]):
 
         One rank calls it, with its log; `log.pictures` says how many samples. `findings` are those of the same step.
         """
-
-    def _range_of_views(self) -> tuple[int, int]:
-        """Return the fewest and the most views of a step."""
-        return 1, 1
 
     def _dropout_masks(self) -> Mapping[str, int]:
         """Return the names of the network's dropout masks, and the number of features of each."""

@@ -95,9 +95,6 @@ class ReconstructionTask(Task[Dataset]):
         indices = dataset.test if part == "test" else dataset.validation
         show_samples(part, model, dataset, indices, self.config, device, log, step, threshold)
 
-    def _range_of_views(self) -> tuple[int, int]:
-        return self.config.train.min_views, self.config.train.max_views
-
 
 def _validation_figures(result: EvaluationResult) -> dict[str, float]:
     """Return the figures of a validation by the names they are recorded under."""
