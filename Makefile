@@ -15,6 +15,8 @@ setup:
 # What computes in one process runs on all cores, one thread each; ranks, jobs and commands, which wait for each other much
 # of the time, a file on each core.
 test: setup
+	@# Where PYTHONDONTWRITEBYTECODE is set, each of hundreds of processes would compile the package anew.
+	@"$(BIN)"/python -m compileall -q hvd_r2n2
 	@status=0; \
 	OMP_NUM_THREADS=1 "$(BIN)"/python -m pytest -n auto --dist worksteal tests/unit tests/split tests/gpu || status=1; \
 	"$(BIN)"/python -m pytest -n auto --dist loadfile --no-loadscope-reorder tests/ranks tests/slurm tests/e2e || status=1; \
