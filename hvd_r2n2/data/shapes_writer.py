@@ -291,14 +291,28 @@ def _feed(
             worker.stdin.write(json.dumps(asdict(placed)) + "\n")
             worker.stdin.flush()
             line = worker.stdout.readline()
-        except OSError as error:
+            if not line:
+                raise RuntimeError(f"the process making {name} ended early, with status {worker.wait()}")
+            done.put((placed, _written_bytes(name, line)))
+        except (OSError, UnicodeError) as error:
             done.put(OSError(f"making {name}: {error}"))
             return
-        if not line:
-            done.put(RuntimeError(f"the process making {name} ended early, with status {worker.wait()}"))
+        except RuntimeError as error:
+            done.put(error)
             return
+
+
+def _written_bytes(name: str, line: str) -> int:
+    """Read a worker's answer: the bytes of the model's files.
+
+    Raises:
+        RuntimeError: the worker says what has failed, or the line is no answer.
+    """
+    try:
         answer = json.loads(line)
-        if "error" in answer:
-            done.put(RuntimeError(f"making {name}: {answer['error']}: {answer['message']}"))
-            return
-        done.put((placed, int(answer["bytes"])))
+        if "error" not in answer:
+            return int(answer["bytes"])
+        failure = f"{answer['error']}: {answer['message']}"
+    except (ValueError, TypeError, KeyError):
+        failure = f"its process wrote {line.strip()[:200]!r} instead of an answer"
+    raise RuntimeError(f"making {name}: {failure}")

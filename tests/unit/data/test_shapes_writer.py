@@ -183,6 +183,21 @@ def test_a_worker_that_dies_or_fails_is_reported_and_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == [".shapes.lock", "shapes.json"]
 
 
+@pytest.mark.parametrize("line", ["a warning of a library", "5", '{"byte": 5}'])
+def test_a_worker_that_writes_something_else_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    def start_talkative() -> "subprocess.Popen[str]":
+        command = ["sh", "-c", 'echo "$0"; cat > /dev/null', line]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    monkeypatch.setattr(shapes_writer, "_start_worker", start_talkative)
+    with pytest.raises(RuntimeError, match="making bench-0-00000: its process wrote .* instead of an answer") as found:
+        write_shapes(tmp_path, 1, categories=["bench"])
+    assert repr(line) in str(found.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".shapes.lock", "shapes.json"]
+
+
 def test_an_error_while_writing_ends_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(count: int) -> None:
         raise KeyboardInterrupt
