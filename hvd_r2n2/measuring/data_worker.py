@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import cycle
 from multiprocessing.connection import Connection
@@ -20,7 +20,7 @@ from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config
 from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.data.layout import picture_path
-from hvd_r2n2.data.loader import Batch, BatchStream, prepare_batch, training_batches
+from hvd_r2n2.data.loader import Batch, prepare_batch, training_batches
 from hvd_r2n2.data.packed import pack
 from hvd_r2n2.measuring.messages import Failure
 from hvd_r2n2.measuring.mortal import die_first, die_with_parent
@@ -118,12 +118,12 @@ class _Worker:
         self._files = cycle(files)
         self._models = cycle(range(len(self._dataset)))
         self._last_batch: Batch | None = None
-        self._does: dict[Work, Callable[[Measure], Iterator[int]]] = {
+        self._does: dict[Work, Callable[[Measure], Generator[int, None, None]]] = {
             "decode": lambda order: (_decode(file) for file in self._files),
             "read": lambda order: (self._read(index) for index in self._models),
             "first": self._first,
-            "batch": self._batches,
-            "float": self._floats,
+            "batch": lambda order: self._images(self._dataset, order, self._keep),
+            "float": lambda order: self._images(self._dataset, order, lambda batch: prepare_batch(batch, _CPU)),
         }
 
     def rate(self, order: Measure) -> Rate:
@@ -137,9 +137,7 @@ class _Worker:
             if end_s - start_s >= order.seconds:
                 break
         cpu_s = time.process_time() - cpu_s
-        close = getattr(work, "close", None)
-        if close is not None:
-            close()
+        work.close()
         return Rate(images, start_s, end_s, cpu_s)
 
     def memory(self) -> Memory:
@@ -162,9 +160,22 @@ class _Worker:
         views = range(self._dataset.num_views)
         return pack([self._dataset.rectangles(index, views)], self._dataset.framing.picture_side).boxes_VB4.shape[0]
 
-    def _stream(self, dataset: Dataset, order: Measure, end_step: int = _ENDLESS) -> BatchStream:
+    def _first(self, order: Measure) -> Generator[int, None, None]:
+        """Open the data set anew, so that no model has been compared with its digest, and read one epoch."""
+        dataset = self._open()
+        num_steps = max(1, len(dataset.train) // (self._config.train.batch_size * order.size))
+        return self._images(dataset, order, end_step=num_steps)
+
+    def _images(
+        self,
+        dataset: Dataset,
+        order: Measure,
+        use: Callable[[Batch], object] = lambda batch: None,
+        end_step: int = _ENDLESS,
+    ) -> Generator[int, None, None]:
+        """Use batches; the loader begins to read them when the first is asked for."""
         train, data = self._config.train, self._config.data
-        return training_batches(
+        with training_batches(
             dataset,
             indices=dataset.train,
             batch_size=train.batch_size * order.size,  # each process as many as one alone
@@ -176,26 +187,13 @@ class _Worker:
             start_step=0,
             end_step=end_step,
             config=data,
-        )
-
-    def _batches(self, order: Measure) -> Iterator[int]:
-        with self._stream(self._dataset, order) as batches:
+        ) as batches:
             for batch in batches:
-                self._last_batch = batch
+                use(batch)
                 yield batch.num_images
 
-    def _first(self, order: Measure) -> Iterator[int]:
-        dataset = self._open()
-        steps = max(1, len(dataset.train) // (self._config.train.batch_size * order.size))
-        with self._stream(dataset, order, steps) as batches:
-            for batch in batches:
-                yield batch.num_images
-
-    def _floats(self, order: Measure) -> Iterator[int]:
-        with self._stream(self._dataset, order) as batches:
-            for batch in batches:
-                prepare_batch(batch, _CPU)
-                yield batch.num_images
+    def _keep(self, batch: Batch) -> None:
+        self._last_batch = batch
 
 
 def _decode(path: Path) -> int:
