@@ -10,7 +10,6 @@ from pathlib import Path
 
 from hvd_r2n2.comm import launch_facts, run_door
 from hvd_r2n2.common.arguments import count, known_hint
-from hvd_r2n2.common.extras import require
 from hvd_r2n2.common.files import check_can_write
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.measuring.baseline import measure_baseline
@@ -21,6 +20,7 @@ from hvd_r2n2.measuring.device import PARTS, Part, compare_device
 from hvd_r2n2.measuring.device_report import draw_device, print_device_tables
 from hvd_r2n2.measuring.report import draw, print_table, write_json, write_traces
 from hvd_r2n2.telemetry.baseline import write_baseline
+from hvd_r2n2.telemetry.charts import check_picture
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,8 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if launch_facts().size > 1:
         raise ValueError("the benchmark starts its own ranks: start it without mpirun, horovodrun or srun")
-    if getattr(options, "picture", None) is not None:
-        require("matplotlib.figure")  # before minutes are spent on measuring
+    check_picture(getattr(options, "picture", None))
     check_can_write(*(getattr(options, name, None) for name in ("out", "json", "picture")))
     config = load_config(options.config, options.overrides)
     words = sys.argv[1:] if arguments is None else arguments

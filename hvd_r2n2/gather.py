@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvd_r2n2.comm import run_door
-from hvd_r2n2.common.extras import require
 from hvd_r2n2.common.files import check_can_write
 from hvd_r2n2.measuring.gathering import draw_runs, print_runs, read_runs
 from hvd_r2n2.measuring.report import write_json
+from hvd_r2n2.telemetry.charts import check_picture
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the runs, print their table and write what is asked for."""
     options = _parser().parse_args(arguments)
-    if options.picture is not None:
-        require("matplotlib.figure")
+    check_picture(options.picture)
     check_can_write(options.json, options.picture)
     gathered = read_runs(options.runs)
     print_runs(gathered)

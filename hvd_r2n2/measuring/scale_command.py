@@ -12,7 +12,6 @@ from pathlib import Path
 
 from hvd_r2n2.comm import launch_facts
 from hvd_r2n2.common.arguments import count
-from hvd_r2n2.common.extras import require
 from hvd_r2n2.common.files import check_can_write
 from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config, load_config
@@ -28,6 +27,7 @@ from hvd_r2n2.scaling.comparison import Conditions, Storage, parse_ranks
 from hvd_r2n2.scaling.links import find_cluster
 from hvd_r2n2.scaling.published import check
 from hvd_r2n2.scaling.workload import Workload, read_workload, write_workload
+from hvd_r2n2.telemetry.charts import check_picture
 from hvd_r2n2.training.machine_costs import Effort
 
 _DESCRIPTION = """\
@@ -48,6 +48,7 @@ def scale(words: Sequence[str]) -> None:
     check_can_write(options.json, options.picture, options.save_costs)
     if options.picture is not None and (options.check or options.calibrate):
         raise ValueError("--picture: draws a prediction, not what --check and --calibrate find (leave it out)")
+    check_picture(options.picture)
     if options.calibrate:
         _calibrate(options, command)
         return
@@ -57,8 +58,6 @@ def scale(words: Sequence[str]) -> None:
         if options.json is not None:
             write_json(options.json, {"checks": [asdict(one) for one in checks]})
         return
-    if options.picture is not None:
-        require("matplotlib.figure")  # before minutes are spent on measuring
     config = load_config(options.config, options.overrides)
     counts, conditions = parse_ranks(options.ranks or "1..4096"), _conditions(options)
     workload = with_speedup(_workload(config, options), _positive(options.split_speedup, "--split-speedup"))

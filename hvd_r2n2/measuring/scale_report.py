@@ -10,11 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hvd_r2n2.common.extras import require
-from hvd_r2n2.common.files import replacing
 from hvd_r2n2.measuring.scale import Scaling
 from hvd_r2n2.scaling.comparison import ARRANGEMENTS, MODES, Row
 from hvd_r2n2.scaling.published import TOLERANCE, Check
-from hvd_r2n2.telemetry.charts import DPI, INK, WIDTH_INCHES, style
+from hvd_r2n2.telemetry.charts import DPI, INK, WIDTH_INCHES, save, style
 
 _LEAST_WIDTH = 175
 _TITLES = {"strong": "the batch of the settings over all devices", "weak": "the batch of the settings on each device"}
@@ -82,8 +81,7 @@ def draw_scaling(path: Path, found: Scaling) -> None:
         if number == 0:
             axes.set_ylabel("efficiency, % of as many single devices", fontsize=8, color=INK)
             axes.legend(fontsize=8)
-    with replacing(path) as partial:
-        figure.savefig(partial, format=path.suffix.lstrip(".").lower())
+    save(path, figure)
 
 
 def _table(title: str, rows: Sequence[Row]) -> Table:

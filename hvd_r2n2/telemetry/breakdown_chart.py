@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hvd_r2n2.common.extras import require
-from hvd_r2n2.common.files import replacing
-from hvd_r2n2.telemetry.charts import BAR, DPI, GRID, INK, ROW_INCHES, WIDTH_INCHES, style
+from hvd_r2n2.telemetry.charts import BAR, DPI, GRID, INK, ROW_INCHES, WIDTH_INCHES, save, style
 
 _LEAST_LABELLED = 0.06
 """Share from which there is room for a number."""
@@ -61,8 +60,7 @@ def draw_breakdown(path: Path, title: str, parts: Sequence[BreakdownPart]) -> No
     patch = require("matplotlib.patches").Patch
     handles = [patch(color=colours[kind], label=kind) for kind in kinds]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
-    with replacing(path) as partial:
-        figure.savefig(partial, format=path.suffix.lstrip(".") or "png")
+    save(path, figure)
 
 
 def _draw_speed(axes: Any, part: BreakdownPart) -> None:

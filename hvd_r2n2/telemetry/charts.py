@@ -14,6 +14,7 @@ from hvd_r2n2.telemetry.trace import TimedTask
 WIDTH_INCHES = 11.0
 ROW_INCHES = 0.34
 DPI = 130
+_FORMATS = ("png", "svg", "pdf")
 INK, GRID = "#464a52", "#dcdcd8"
 BAR, _MEMORY = "#3a6ea5", ("#7ebacd", "#3a6ea5", "#a9c4d9", "#5b86b0")
 _LIGHTEST, _DARKEST = 0.35, 0.85
@@ -77,8 +78,38 @@ def draw_comparison(path: Path, comparison: Comparison) -> None:
     longest = max((task.end_s for timeline in comparison.timelines for task in timeline.tasks), default=0.0)
     for number, timeline in enumerate(comparison.timelines, start=1):
         _draw_timeline(figure.add_subplot(grid[number, :]), timeline, longest)
+    save(path, figure)
+
+
+def check_picture(path: Path | None) -> None:
+    """See that a picture can be drawn, before minutes are spent on what it shows; None is no picture.
+
+    Raises:
+        ValueError: the ending of the path is not a known format.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    if path is not None:
+        _format(path)
+        require("matplotlib.figure")
+
+
+def save(path: Path, figure: Any) -> None:
+    """Write a figure into a file, whose ending says the format.
+
+    Raises:
+        ValueError: the format is not known.
+        OSError: the file cannot be written.
+    """
     with replacing(path) as partial:
-        figure.savefig(partial, format=path.suffix.lstrip(".") or "png")
+        figure.savefig(partial, format=_format(path))
+
+
+def _format(path: Path) -> str:
+    ending = path.suffix.lower().lstrip(".")
+    if ending not in _FORMATS:
+        found = f"the ending .{ending} is not known" if ending else "it has no ending"
+        raise ValueError(f"{path} cannot be drawn: {found} (.png, .svg or .pdf is needed)")
+    return ending
 
 
 def _draw_bars(axes: Any, comparison: Comparison) -> None:
