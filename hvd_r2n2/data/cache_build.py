@@ -1,33 +1,28 @@
 """Where the caches lie and how they come to be: one builder at a time, all cores, old ones removed."""
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
-from typing import TypeVar
 
 from hvd_r2n2.data.cache import CacheKey, CategoryCache, whole_picture_bytes
 from hvd_r2n2.data.cache_writer import PARTIAL_SUFFIXES, CacheWriter
 from hvd_r2n2.data.decode import DecodedModel, decode_model
 from hvd_r2n2.data.layout import ModelRef
 from hvd_r2n2.data.progress import show_progress
+from hvd_r2n2.data.sharing import locked, map_in_order, num_cores
 
 CACHE_FOLDER = "hvd_r2n2_cache"
 Report = Callable[[str], None]
-T = TypeVar("T")
-R = TypeVar("R")
 
 _LOCK_NAME = "lock"
 # Processes decode on all cores but take seconds to start; threads share one interpreter and gain only half as much
@@ -36,7 +31,6 @@ _MIN_PICTURES_FOR_PROCESSES = 40_000
 _NUM_ESTIMATE_MODELS = 12
 _ROOM_TO_SPARE = 1.05
 _WRITE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 
 
 def cache_folder(root: Path, cache_dir: str | None) -> Path:
@@ -65,7 +59,7 @@ def open_or_build(
     """
     opened = {key: _try_open(folder, key, refs, lambda message: None) for key, refs in wanted.items()}
     if any(cache is None for cache in opened.values()):
-        with explained(folder), locked(folder, report, head_start_s):
+        with building(folder, report, head_start_s):
             opened = {key: cache or _try_open(folder, key, wanted[key], report) for key, cache in opened.items()}
             missing = {key: wanted[key] for key, cache in opened.items() if cache is None}
             _remove_stale(folder, wanted)
@@ -91,10 +85,16 @@ def _try_open(folder: Path, key: CacheKey, refs: Sequence[ModelRef], report: Rep
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Say what to do where the cache cannot be written."""
+def building(folder: Path, report: Report, head_start_s: float) -> Iterator[None]:
+    """Hold the lock of the folder of caches, which is made, and say what to do where it cannot be written.
+
+    Raises:
+        ValueError: it cannot be written, the disk is full, or its file system has no locks.
+    """
+    doing, hint = f"building the cache in {folder}", "set data.cache_dir to a folder on a local disk"
     try:
-        yield
+        with locked(folder / _LOCK_NAME, doing, hint, report, head_start_s):
+            yield
     except OSError as error:
         if error.errno in _WRITE_ERRORS:
             raise ValueError(
@@ -106,34 +106,6 @@ def explained(folder: Path) -> Iterator[None]:
                 f"the disk of {folder} is full: {error.strerror}; make room, or set data.cache_dir to another disk"
             ) from error
         raise
-
-
-@contextmanager
-def locked(folder: Path, report: Report, head_start_s: float) -> Iterator[None]:
-    """Make the folder of caches and hold its lock, after the others' head start; who must wait for it is told."""
-    time.sleep(head_start_s)
-    folder.mkdir(parents=True, exist_ok=True)
-    # flock belongs to the open file: it also keeps threads apart, and ends with the process, however that ends.
-    with (folder / _LOCK_NAME).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read(200).strip() or "another process"
-            report(f"waiting for {holder}, which is building the cache in {folder}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                raise ValueError(
-                    f"the file system of {folder} has no file locks ({error.strerror}); "
-                    "set data.cache_dir to a folder on a local disk"
-                ) from error
-            raise
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
-        file.truncate(0)
 
 
 def _remove_stale(folder: Path, wanted: Mapping[CacheKey, Sequence[ModelRef]]) -> None:
@@ -228,22 +200,6 @@ def _serve_parent() -> None:
     if parent is not None:
         sentinel = parent.sentinel
         threading.Thread(target=lambda: (connection.wait([sentinel]), os._exit(1)), daemon=True).start()
-
-
-def num_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def map_in_order(executor: Executor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Work ahead by a bounded number of items, so that a slow disk does not fill the memory."""
-    ahead: deque[Future[R]] = deque()
-    for item in items:
-        ahead.append(executor.submit(work, item))
-        if len(ahead) > 4 * num_cores():
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()
 
 
 def _size(num_bytes: float) -> str:

@@ -21,13 +21,14 @@ from PIL import Image
 
 from hvd_r2n2.common.files import read_json, replacing
 from hvd_r2n2.config import DataConfig
-from hvd_r2n2.data.cache_build import CACHE_FOLDER, cache_folder, explained, locked, map_in_order, num_cores
+from hvd_r2n2.data.cache_build import CACHE_FOLDER, building, cache_folder
 from hvd_r2n2.data.check import DataProblems, Problem
 from hvd_r2n2.data.labelled import LabelledPictures
 from hvd_r2n2.data.layout import ModelRef, file_state
 from hvd_r2n2.data.picture_file import read_picture_file
 from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.data.samples import DamagedSampleError
+from hvd_r2n2.data.sharing import map_in_order, num_cores
 from hvd_r2n2.data.splits import R2N2, VALIDATION_FRACTION, Split, split_r2n2
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -165,7 +166,7 @@ def _check(
     path = folder / f"pictures-{names[:20]}.json"
     known = _read_checked(path)
     if known is None or known.fingerprint != fingerprint:
-        with explained(folder), locked(folder, report, head_start_s):
+        with building(folder, report, head_start_s):
             known = _read_checked(path)  # another process may have done it meanwhile
             if known is None or known.fingerprint != fingerprint:
                 known = _check_all(root, refs, fingerprint, report)

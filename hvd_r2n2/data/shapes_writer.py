@@ -1,6 +1,5 @@
 """The built-in shapes on disk, in ShapeNet's layout: made on all cores, resumable, one writer at a time."""
 
-import fcntl
 import json
 import os
 import queue
@@ -10,22 +9,23 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hvd_r2n2.common.extras import require
-from hvd_r2n2.common.files import read_json
+from hvd_r2n2.common.files import read_json, replacing
+from hvd_r2n2.data.binvox import MAX_RESOLUTION
 from hvd_r2n2.data.categories import CATEGORIES, find_category
+from hvd_r2n2.data.layout import ModelRef, rendering_path, voxel_path
 from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.data.shapes import SHAPES_VERSION
 from hvd_r2n2.data.shapes_worker import PICTURES, VOXELS, ModelJob
-from hvd_r2n2.data.voxels import MAX_RESOLUTION
+from hvd_r2n2.data.sharing import locked, num_cores
 
 SETTINGS_FILE = "shapes.json"
 _LOCK_FILE, _PARTIAL_FOLDER = ".shapes.lock", ".shapes.partial"
-_PICTURES_FOLDER, _VOXELS_FOLDER = "ShapeNetRendering", "ShapeNetVox"
 _MAX_MODELS, _MAX_VIEWS = 100_000, 100
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -91,14 +91,13 @@ def write_shapes(
     folder = Path(root).absolute()
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; the shapes need a folder")
-    folder.mkdir(parents=True, exist_ok=True)
     # By index first, so that a set that is not finished yet holds all categories alike.
     wanted = [(synset, index) for index in range(models_per_category) for synset in synsets]
     settings = _Settings(SHAPES_VERSION, seed, num_views)
     if _is_complete(folder, settings, wanted, resolution):
         return WrittenShapes(len(wanted), 0, len(wanted) * num_views, 0, time.monotonic() - start_s)
-    time.sleep(head_start_s)
-    with _locked(folder, report):
+    doing, hint = f"writing shapes to {folder}", "choose a folder on a local disk"
+    with locked(folder / _LOCK_FILE, doing, hint, report, head_start_s):
         _settle(folder, settings)
         jobs = _all_missing(folder, settings, wanted, resolution)
         new_bytes = 0
@@ -106,7 +105,7 @@ def write_shapes(
             report(f"making {len(jobs)} built-in shapes in {folder}")
         with (
             show_progress("making shapes", len(jobs), report) as advance,
-            closing(_make(folder, jobs, processes or len(os.sched_getaffinity(0)))) as sizes,
+            closing(_make(folder, jobs, processes or num_cores())) as sizes,
         ):
             for num_bytes in sizes:
                 new_bytes += num_bytes
@@ -128,18 +127,6 @@ def _chosen_synsets(categories: Sequence[str] | None) -> list[str]:
     return [synset for synset in CATEGORIES if synset in chosen]
 
 
-@contextmanager
-def _locked(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
-    """Hold the folder's lock; the system frees it when the process ends, however it ends."""
-    with (folder / _LOCK_FILE).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report(f"another process is writing shapes to {folder}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _settle(folder: Path, settings: _Settings) -> None:
     """Record the folder's settings, or check that they are the recorded ones."""
     path = folder / SETTINGS_FILE
@@ -150,9 +137,8 @@ def _settle(folder: Path, settings: _Settings) -> None:
                 f"{folder} holds {', '.join(strange)} but no {SETTINGS_FILE}: it is not a folder of built-in shapes;"
                 " choose another folder"
             )
-        temporary = folder / f"{SETTINGS_FILE}.partial"
-        temporary.write_text(json.dumps(asdict(settings)) + "\n", encoding="ascii")
-        temporary.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(asdict(settings)) + "\n", encoding="ascii")
         return
     try:
         recorded = _Settings(**read_json(path))
@@ -187,7 +173,8 @@ def _all_missing(
 
 def _places(folder: Path, synset: str, name: str, resolution: int) -> tuple[Path, Path]:
     """Return the final folders of a model's pictures and voxels."""
-    return folder / _PICTURES_FOLDER / synset / name, folder / f"{_VOXELS_FOLDER}{resolution}" / synset / name
+    ref = ModelRef(synset, name)
+    return rendering_path(folder, ref).parent, voxel_path(folder, ref, resolution).parent
 
 
 def _missing(folder: Path, synset: str, seed: int, index: int, num_views: int, resolution: int) -> ModelJob | None:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hvd_r2n2.common.extras import require
+from hvd_r2n2.data.binvox import MAX_RESOLUTION
 
-MAX_RESOLUTION = 512
 _MAX_POINTS_AT_ONCE = 2_000_000
 # In cells.  Points of a face lie on rows at most 0.3 apart and at most 0.5 apart in a row, so that no place of the
 # face is as far as half a cell from one of them: then the marked cells let no 6-connected path through the surface.

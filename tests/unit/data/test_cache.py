@@ -21,7 +21,7 @@ from PIL import Image
 
 from hvd_r2n2.config import DataConfig
 from hvd_r2n2.data import cache as cache_file
-from hvd_r2n2.data import cache_build, layout
+from hvd_r2n2.data import cache_build, layout, sharing
 from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.data.layout import ModelRef, fingerprint
 
@@ -173,7 +173,7 @@ def test_another_process_gets_a_head_start_only_where_there_is_something_to_buil
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(cache_build.time, "sleep", slept.append)
+    monkeypatch.setattr(sharing.time, "sleep", slept.append)
     for _ in range(2):
         open_dataset(DataConfig(), root, 32, lambda text: None, 2, head_start_s=0.25)
     assert slept == [0.25]
@@ -412,6 +412,7 @@ def test_processes_write_the_same_file_as_threads(root: Path, monkeypatch: pytes
     opened(root, cache_dir=str(tmp_path / "threads"))
     monkeypatch.setattr(cache_build, "_MIN_PICTURES_FOR_PROCESSES", 0)
     monkeypatch.setattr(cache_build, "num_cores", lambda: 2)
+    monkeypatch.setattr(sharing, "num_cores", lambda: 2)
     opened(root, cache_dir=str(tmp_path / "processes"))
     one, other = (
         {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*.cache")}

@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import hashlib
 import json
@@ -162,8 +163,17 @@ def test_a_writer_waits_for_another_and_says_so(tmp_path: Path) -> None:
         assert second.is_alive()
     second.join(30)
     assert not second.is_alive()
-    assert said[0] == f"another process is writing shapes to {tmp_path}; waiting for it"
+    assert said[0] == f"waiting for another process, which is writing shapes to {tmp_path}"
     assert said[1].startswith("making 1 built-in shapes")
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(ValueError, match=r"has no file locks .*; choose a folder on a local disk"):
+        write_shapes(tmp_path, 1)
 
 
 def test_a_worker_that_dies_or_fails_is_reported_and_leaves_nothing(
