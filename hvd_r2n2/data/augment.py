@@ -8,7 +8,7 @@ and flips of labelled pictures are those of Krizhevsky, Sutskever and Hinton 201
 brightness.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,17 +55,13 @@ class AugmentationDraws:
     flips_VB: torch.Tensor
     background_VB3: torch.Tensor
 
-    def to(self, device: torch.device) -> "AugmentationDraws":
-        """Return the draws on a device."""
-        return AugmentationDraws(
-            *(draw.to(device, non_blocking=True) for draw in (self.offsets_VB2, self.flips_VB, self.background_VB3))
-        )
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "AugmentationDraws":
+        """Return the draws with each tensor replaced by the function of it."""
+        return AugmentationDraws(*map(function, self.tensors()))
 
-    def pin_memory(self) -> "AugmentationDraws":
-        """Return the draws in page-locked memory."""
-        return AugmentationDraws(
-            self.offsets_VB2.pin_memory(), self.flips_VB.pin_memory(), self.background_VB3.pin_memory()
-        )
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """Return all tensors, in the order of the fields."""
+        return self.offsets_VB2, self.flips_VB, self.background_VB3
 
 
 def draw_batch(
@@ -104,12 +100,13 @@ def centre_draws(
     batch_size: int,
     background: int = EVALUATION_BACKGROUND,
     framing: Framing = RENDERING_FRAMING,
+    device: torch.device | None = None,
 ) -> AugmentationDraws:
-    """Return the draws of evaluation: the centre, unflipped, on one grey."""
+    """Return the draws of evaluation, on the CPU or a device: the centre, unflipped, on one grey."""
     return AugmentationDraws(
-        torch.full((num_views, batch_size, 2), framing.centre_offset, dtype=torch.int64),
-        torch.zeros((num_views, batch_size), dtype=torch.bool),
-        torch.full((num_views, batch_size, 3), background, dtype=torch.uint8),
+        torch.full((num_views, batch_size, 2), framing.centre_offset, dtype=torch.int64, device=device),
+        torch.zeros((num_views, batch_size), dtype=torch.bool, device=device),
+        torch.full((num_views, batch_size, 3), background, dtype=torch.uint8, device=device),
     )
 
 
@@ -254,5 +251,5 @@ def centre_crop(
     images_VBHWC: torch.Tensor, background: int = EVALUATION_BACKGROUND, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
     """Prepare pictures as evaluation does: `augment` with the centre crop on one grey."""
-    draws = centre_draws(images_VBHWC.shape[0], images_VBHWC.shape[1], background)
-    return augment(images_VBHWC, draws.to(images_VBHWC.device), dtype)
+    draws = centre_draws(images_VBHWC.shape[0], images_VBHWC.shape[1], background, device=images_VBHWC.device)
+    return augment(images_VBHWC, draws, dtype)

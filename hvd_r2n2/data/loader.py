@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 import numpy as np
@@ -60,30 +60,27 @@ class Batch:
         """The pictures themselves, uint8; a copy, where they are not whole."""
         return self.pictures.unpack()
 
-    def to(self, device: torch.device) -> "Batch":
-        """Return the batch with its tensors (but `indices`) on a device; those that are there already stay."""
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """Return the batch with each tensor (but `indices`) replaced by the function of it."""
         return replace(
             self,
-            pictures=self.pictures.to(device),
-            targets=self.targets.to(device, non_blocking=True),
-            draws=self.draws.to(device),
-            masks_BF={name: mask.to(device, non_blocking=True) for name, mask in self.masks_BF.items()},
+            pictures=self.pictures.mapped(function),
+            targets=function(self.targets),
+            draws=self.draws.mapped(function),
+            masks_BF={name: function(mask) for name, mask in self.masks_BF.items()},
         )
 
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """Return every tensor that `to` moves."""
-        draws = (getattr(self.draws, field.name) for field in fields(self.draws))
-        return (*self.pictures.tensors(), self.targets, *draws, *self.masks_BF.values())
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch with its tensors (but `indices`) on a device; those that are there already stay."""
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """Return the batch in page-locked memory, from which a GPU copies in the background."""
-        return replace(
-            self,
-            pictures=self.pictures.pin_memory(),
-            targets=self.targets.pin_memory(),
-            draws=self.draws.pin_memory(),
-            masks_BF={name: mask.pin_memory() for name, mask in self.masks_BF.items()},
-        )
+        return self.mapped(torch.Tensor.pin_memory)
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """Return every tensor that `mapped` replaces."""
+        return (*self.pictures.tensors(), self.targets, *self.draws.tensors(), *self.masks_BF.values())
 
 
 class BatchStream(Iterator[Batch]):

@@ -3,7 +3,7 @@
 Legend: V views, B batch, N pictures (V·B), H×W the sides of a picture, P pixels of all rectangles.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,17 +41,11 @@ class PackedPictures:
         """Whether every rectangle is the whole picture; known without asking a GPU."""
         return self.pixels_P.numel() == self.starts_VB.numel() * self.side**2
 
-    def to(self, device: torch.device) -> "PackedPictures":
-        """Return the pictures on a device."""
-        pixels_P, boxes_VB4, starts_VB = (tensor.to(device, non_blocking=True) for tensor in self.tensors())
-        return PackedPictures(pixels_P, boxes_VB4, starts_VB, self.side)
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "PackedPictures":
+        """Return the pictures with each tensor replaced by the function of it."""
+        return PackedPictures(function(self.pixels_P), function(self.boxes_VB4), function(self.starts_VB), self.side)
 
-    def pin_memory(self) -> "PackedPictures":
-        """Return the pictures in page-locked memory."""
-        pixels_P, boxes_VB4, starts_VB = (tensor.pin_memory() for tensor in self.tensors())
-        return PackedPictures(pixels_P, boxes_VB4, starts_VB, self.side)
-
-    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def tensors(self) -> tuple[torch.Tensor, ...]:
         """Return all tensors, in the order of the fields."""
         return self.pixels_P, self.boxes_VB4, self.starts_VB
 

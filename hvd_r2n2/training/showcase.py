@@ -73,7 +73,7 @@ def show_classes(
     """
     chosen = _spread(indices, config.log.pictures)
     images_VBHWC = torch.from_numpy(np.stack([dataset.images(int(index), [0]) for index in chosen], axis=1))
-    draws = centre_draws(1, len(chosen), framing=dataset.framing).to(device)
+    draws = centre_draws(1, len(chosen), framing=dataset.framing, device=device)
     images_VBCHW = augment_labelled(images_VBHWC.to(device), draws, dataset.framing, weights_dtype(config.train.dtype))
     predicted_B = _predict(model, images_VBCHW[0], config, device).argmax(dim=1).tolist()
     samples = []

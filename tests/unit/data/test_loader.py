@@ -310,3 +310,14 @@ def test_nothing_whole_to_take_is_an_error(dataset: Dataset, tmp_path: Path) -> 
     config = DataConfig(damaged_samples="replace")
     with pytest.raises(OSError, match="reading sample .* damaged"):
         take(training(dataset, indices=np.array([2, 3]), batch_size=2, config=config))
+
+
+def test_a_batch_moves_every_tensor_but_its_indices(dataset: Dataset) -> None:
+    (batch,) = take(training(dataset, steps=(0, 1), masks={"fc": 5}))
+    moved = batch.to(torch.device("meta"))
+    assert len(moved.tensors()) == 3 + 1 + 3 + 1  # pictures, targets, draws, a mask
+    for there, here in zip(moved.tensors(), batch.tensors(), strict=True):
+        assert (there.device.type, here.device.type) == ("meta", "cpu")
+        assert (there.shape, there.dtype) == (here.shape, here.dtype)
+    assert moved.indices is batch.indices
+    assert (moved.samples, moved.step, moved.pictures.side) == (batch.samples, batch.step, batch.pictures.side)
