@@ -98,7 +98,6 @@ def draw_batch(
 def centre_draws(
     num_views: int,
     batch_size: int,
-    background: int = EVALUATION_BACKGROUND,
     framing: Framing = RENDERING_FRAMING,
     device: torch.device | None = None,
 ) -> AugmentationDraws:
@@ -106,7 +105,7 @@ def centre_draws(
     return AugmentationDraws(
         torch.full((num_views, batch_size, 2), framing.centre_offset, dtype=torch.int64, device=device),
         torch.zeros((num_views, batch_size), dtype=torch.bool, device=device),
-        torch.full((num_views, batch_size, 3), background, dtype=torch.uint8, device=device),
+        torch.full((num_views, batch_size, 3), EVALUATION_BACKGROUND, dtype=torch.uint8, device=device),
     )
 
 
@@ -247,9 +246,7 @@ def _paste(pixels_HW: npt.NDArray[np.int32], background_3: npt.NDArray[np.uint8]
         np.add(plane_HW, is_hidden_HW * colour, out=into_HW)
 
 
-def centre_crop(
-    images_VBHWC: torch.Tensor, background: int = EVALUATION_BACKGROUND, dtype: torch.dtype = torch.float32
-) -> torch.Tensor:
+def centre_crop(images_VBHWC: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Prepare pictures as evaluation does: `augment` with the centre crop on one grey."""
-    draws = centre_draws(images_VBHWC.shape[0], images_VBHWC.shape[1], background, device=images_VBHWC.device)
+    draws = centre_draws(images_VBHWC.shape[0], images_VBHWC.shape[1], device=images_VBHWC.device)
     return augment(images_VBHWC, draws, dtype)

@@ -1,9 +1,8 @@
 """The camera of 3D-R2N2's pictures: where it stands, what it sees, and how a metadata line says so.
 
 World: right-handed, y up, an object's bounding box centred at the origin with diagonal 1 (ShapeNet's own scale), its
-front towards +x.  The axes are those of the voxel grid, whose unit is the object's longest side instead: see
-`voxels.picture_scale`.  Picture: x to the right, y down, pixel (row r,
-column c) has its centre at (c + 1/2, r + 1/2).
+front towards +x.  The axes are those of the voxel grid, whose unit is the object's longest side instead (see
+`voxels`).  Picture: x to the right, y down, pixel (row r, column c) has its centre at (c + 1/2, r + 1/2).
 
 Shapes: N points; H, W picture height and width.
 """

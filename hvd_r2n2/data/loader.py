@@ -29,6 +29,8 @@ from hvd_r2n2.data.packed import PackedPictures, pack
 from hvd_r2n2.data.sampler import EpochOrders, evaluation_chunks, global_batch, num_views_of_step, rank_slice
 from hvd_r2n2.data.samples import DamagedSampleError, Samples
 
+_EVALUATION_THREADS, _EVALUATION_PREFETCH = 2, 2
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -221,31 +223,28 @@ def training_batches(
 def evaluation_batches(
     dataset: Samples,
     indices: npt.NDArray[np.int64],
-    views: Sequence[int] | int,
+    num_views: int,
     batch_size: int,
     rank: int,
     size: int,
     *,
-    num_threads: int = 2,
-    prefetch: int = 2,
     pin_for: torch.device | None = None,
 ) -> BatchStream:
     """Read this rank's share of `indices`, each sample exactly once over all ranks, without padding.
 
-    Chunk c of `batch_size` samples goes to rank c mod size; the last may be shorter and a rank may get none. `views`
-    are the views of every sample, or their number, for the first ones. Pictures get the centre crop on grey 240.
+    Chunk c of `batch_size` samples goes to rank c mod size; the last may be shorter and a rank may get none. Every
+    sample has its first `num_views` views. Pictures get the centre crop on grey 240.
     """
-    chosen = tuple(range(views)) if isinstance(views, int) else tuple(views)
-    if not chosen:
+    if num_views < 1:
         raise ValueError("evaluation needs at least one view")
     chunks = {chunk.start // batch_size: chunk for chunk in evaluation_chunks(len(indices), batch_size, rank, size)}
 
     def make(step: int) -> Batch:
         samples = [int(indices[position]) for position in chunks[step]]
-        draws = centre_draws(len(chosen), len(samples), framing=dataset.framing)
-        return _pinned(_read_batch(dataset, step, samples, [chosen] * len(samples), draws), pin_for)
+        draws = centre_draws(num_views, len(samples), framing=dataset.framing)
+        return _pinned(_read_batch(dataset, step, samples, [range(num_views)] * len(samples), draws), pin_for)
 
-    return BatchStream(tuple(chunks), make, num_threads, prefetch)
+    return BatchStream(tuple(chunks), make, _EVALUATION_THREADS, _EVALUATION_PREFETCH)
 
 
 def move_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

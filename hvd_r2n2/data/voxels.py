@@ -2,8 +2,8 @@
 
 Grids are indexed x, y, z with y up.  A grid of D cells a side fills the unit cube centred at the origin: cell i of an
 axis spans [i/D - 1/2, (i+1)/D - 1/2].  An object is centred in it and its longest side fills it.  The published
-pictures show the object at another size: the diagonal of its bounding box is 1; `picture_scale` is the factor
-between the two, by which a mesh from `mesh_from_voxels` must be multiplied to lie over the pictures.
+pictures show the object at another size: the diagonal of its bounding box is 1. A mesh from `mesh_from_voxels` lies
+over them once it is multiplied by the longest side of that box over its diagonal.
 
 Shapes: N vertices or points, F faces, D voxel resolution.
 """
@@ -24,19 +24,6 @@ _ROW_SPACING, _COLUMN_SPACING = 0.3, 0.5
 # In cells, and as a fraction of a face: a face exactly between two cells marks the inner one, and its border marks no
 # cell beyond, so that a box of whole cells keeps its size.
 _INWARD = 1e-4
-
-
-def picture_scale(occupancy_XYZ: ArrayLike) -> float:
-    """Return longest side / diagonal of the occupied cells' bounding box: the size at which pictures show the object.
-
-    Raises:
-        ValueError: no cell is occupied.
-    """
-    places_N3 = np.argwhere(np.asarray(occupancy_XYZ))
-    if not len(places_N3):
-        raise ValueError("an empty grid has no picture scale: no cell is occupied")
-    sides = np.ptp(places_N3, axis=0) + 1
-    return float(sides.max() / np.linalg.norm(sides))
 
 
 def voxelise(mesh: Any, resolution: int = 32) -> NDArray[np.bool_]:

@@ -29,6 +29,7 @@ _SMALLEST_OUTLINED = 4
 _TOP_LIGHT, _LEFT_LIGHT, _RIGHT_LIGHT = 1.0, 0.80, 0.62
 _GAP = 6
 _HEADING_HEIGHT = 22
+_CAPTIONED_SIZE, _CAPTIONED_COLUMNS = 160, 8
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,7 @@ def reconstruction_grid(
     return np.asarray(sheet, dtype=np.uint8)
 
 
-def captioned_grid(
-    samples: Sequence[tuple[npt.NDArray[np.uint8], str, bool]], *, size: int = 160, num_columns: int = 8
-) -> Picture:
+def captioned_grid(samples: Sequence[tuple[npt.NDArray[np.uint8], str, bool]]) -> Picture:
     """Draw pictures (uint8 H×W×4, over the background) in rows, each above its caption: red where that is wrong.
 
     Raises:
@@ -147,7 +146,7 @@ def captioned_grid(
     """
     if not samples:
         raise ValueError("there are no pictures to draw")
-    columns = min(num_columns, len(samples))
+    size, columns = _CAPTIONED_SIZE, min(_CAPTIONED_COLUMNS, len(samples))
     rows = -(-len(samples) // columns)
     width, height = size + _GAP, size + _HEADING_HEIGHT + _GAP
     sheet = Image.new("RGB", (_GAP + columns * width, _GAP + rows * height), BACKGROUND)

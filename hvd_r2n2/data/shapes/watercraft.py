@@ -84,13 +84,13 @@ def _tower(draw: Draw, colour: Colour, x: float, length: float, width: float, lo
     return parts + painted(colour, mast)
 
 
-def _sail(foot: tuple[float, float, float], length: float, height: float, *, belly: float = 0.03) -> Surface:
+def _sail(foot: tuple[float, float, float], length: float, height: float) -> Surface:
     """Return a triangular sail, its foot running from `foot` to -x, thin and slightly hollow."""
     x, y, z = foot
     rings = []
     for t in np.linspace(0, 1, 6):
         chord = length * (1 - t) + 0.004
-        bow = belly * math.sin(math.pi * min(t + 0.15, 1))
+        bow = 0.03 * math.sin(math.pi * min(t + 0.15, 1))
         rings.append(
             [
                 (x, y + t * height, z),

@@ -66,8 +66,8 @@ def test_the_centre_crop_starts_at_five_on_grey_240() -> None:
     images = random_pictures(1, 1)
     expected = slow_augment(images[0, 0], (5, 5), False, [240, 240, 240])
     np.testing.assert_array_equal(centre_crop(torch.from_numpy(images), dtype=torch.float64)[0, 0].numpy(), expected)
-    blue = centre_crop(torch.zeros(1, 1, 137, 137, 4, dtype=torch.uint8), background=51, dtype=torch.float64)
-    assert (blue == 0.2).all()
+    empty = centre_crop(torch.zeros(1, 1, 137, 137, 4, dtype=torch.uint8), dtype=torch.float64)
+    assert (empty == 240 / 255).all()
 
 
 @pytest.mark.parametrize(

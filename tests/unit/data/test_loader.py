@@ -135,9 +135,10 @@ def test_evaluation_reads_each_sample_once_over_all_ranks(dataset: Dataset, size
             assert batch.samples[position] == str(dataset.refs[sample])
 
 
-def test_evaluation_takes_the_views_it_is_told_and_the_centre_crop(dataset: Dataset) -> None:
-    (batch,) = take(evaluation_batches(dataset, np.array([1, 2]), [1], 4, 0, 1))
-    np.testing.assert_array_equal(batch.images_VBHWC[0, 1], dataset.images(2, [1])[0])
+@pytest.mark.parametrize("num_views", [1, 2])
+def test_evaluation_takes_the_first_views_and_the_centre_crop(dataset: Dataset, num_views: int) -> None:
+    (batch,) = take(evaluation_batches(dataset, np.array([1, 2]), num_views, 4, 0, 1))
+    np.testing.assert_array_equal(batch.images_VBHWC[:, 1], dataset.images(2, range(num_views)))
     images, occupancy = prepare_batch(batch, CPU)
     torch.testing.assert_close(images, centre_crop(batch.images_VBHWC), rtol=0, atol=0)
     assert torch.equal(occupancy, batch.targets)

@@ -6,7 +6,7 @@ import pytest
 import trimesh
 
 from hvd_r2n2.common.extras import require
-from hvd_r2n2.data.voxels import mesh_from_voxels, picture_scale, voxelise
+from hvd_r2n2.data.voxels import mesh_from_voxels, voxelise
 
 
 def test_a_box_of_whole_cells_fills_exactly_those_cells() -> None:
@@ -163,14 +163,6 @@ def test_a_mesh_voxelises_back_to_its_cells() -> None:
 def test_what_has_no_mesh_is_refused(grid: np.ndarray, method: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mesh_from_voxels(grid, method)  # type: ignore[arg-type]
-
-
-def test_the_picture_scale_is_longest_side_over_diagonal() -> None:
-    occupancy_XYZ = np.zeros((8, 8, 8), dtype=bool)
-    occupancy_XYZ[:8, 2:6, 1] = True
-    assert picture_scale(occupancy_XYZ) == pytest.approx(8 / 9)  # sides 8, 4, 1: diagonal 9
-    with pytest.raises(ValueError, match="no cell is occupied"):
-        picture_scale(np.zeros((8, 8, 8)))
 
 
 def test_a_missing_library_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

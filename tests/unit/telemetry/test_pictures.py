@@ -182,18 +182,18 @@ def test_headings_stand_above_their_columns() -> None:
 
 
 def test_pictures_stand_in_rows_above_their_captions_red_where_they_are_wrong() -> None:
-    solid = [np.full((10, 10, 4), (*colour, 255), dtype=np.uint8) for colour in ((0, 200, 0), (0, 0, 200), (9, 9, 9))]
-    sheet = captioned_grid(
-        [(solid[0], "chair", True), (solid[1], "lamp", False), (solid[2], "car", True)], size=40, num_columns=2
-    )
+    colours = [(0, 20 * number, 200 - 20 * number) for number in range(9)]
+    solid = [np.full((10, 10, 4), (*colour, 255), dtype=np.uint8) for colour in colours]
+    sheet = captioned_grid([(image, "chair", number != 1) for number, image in enumerate(solid)])
     height, width, _ = sheet.shape
-    assert (sheet[height // 4, width // 4] == (0, 200, 0)).all()
-    assert (sheet[height // 4, 3 * width // 4] == (0, 0, 200)).all()
-    assert (sheet[3 * height // 4, width // 4] == (9, 9, 9)).all()
-    assert (sheet[height // 2 :, width // 2 + 10 :] == BACKGROUND).all()  # there is no fourth
-    captions = sheet[40 + 6 : height // 2].astype(int)
+    for number, colour in enumerate(colours):  # eight in a row
+        place = (height // 4 + number // 8 * height // 2, width // 16 + number % 8 * width // 8)
+        assert (sheet[place] == colour).all()
+    assert (sheet[height // 2 :, width // 8 + 10 :] == BACKGROUND).all()  # there is no tenth
+    captions = sheet[160 + 6 : height // 2].astype(int)
     redness = captions[..., 0] - captions[..., 2]
-    assert redness[:, : width // 2].max() < 20
-    assert redness[:, width // 2 :].max() > 80
+    assert redness[:, width // 8 : width // 4].max() > 80
+    assert redness[:, : width // 8].max() < 20
+    assert redness[:, width // 4 :].max() < 20
     with pytest.raises(ValueError, match="no pictures"):
         captioned_grid([])
