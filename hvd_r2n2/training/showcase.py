@@ -39,7 +39,7 @@ def show_samples(
     chosen = _spread(indices, config.log.pictures)
     views = list(range(config.evaluation.views))
     images_VBHWC = torch.from_numpy(np.stack([dataset.images(int(index), views) for index in chosen], axis=1))
-    images_VBCHW = centre_crop(images_VBHWC.to(device)).to(weights_dtype(config.train.dtype))
+    images_VBCHW = centre_crop(images_VBHWC.to(device), weights_dtype(config.train.dtype))
     logits_B2DDD = _predict(model, images_VBCHW, config, device)
     probability_BDDD = occupancy_probability(logits_B2DDD).float().cpu().numpy()
     rows = []
