@@ -143,11 +143,6 @@ class CategoryCache:
         self._is_checked[model] = True
 
 
-def whole_picture_bytes(num_views: int) -> int:
-    """Return the bytes of a model's raw pictures, for comparison."""
-    return num_views * IMAGE_SIZE * IMAGE_SIZE * CHANNELS
-
-
 def _read_index(path: Path) -> tuple[int, bytes]:
     with path.open("rb") as file:
         preamble = file.read(PREAMBLE.size)

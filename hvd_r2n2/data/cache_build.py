@@ -14,9 +14,10 @@ from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
-from hvd_r2n2.data.cache import CacheKey, CategoryCache, whole_picture_bytes
+from hvd_r2n2.data.cache import CacheKey, CategoryCache
 from hvd_r2n2.data.cache_writer import PARTIAL_SUFFIXES, CacheWriter
-from hvd_r2n2.data.decode import DecodedModel, decode_model
+from hvd_r2n2.data.camera import IMAGE_SIZE
+from hvd_r2n2.data.decode import CHANNELS, DecodedModel, decode_model
 from hvd_r2n2.data.layout import ModelRef
 from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.data.sharing import locked, map_in_order, num_cores
@@ -117,8 +118,7 @@ def _remove_stale(folder: Path, wanted: Mapping[CacheKey, Sequence[ModelRef]]) -
     families = tuple(key.family for key in wanted)
     for path in folder.iterdir():
         whole = path.stem if path.suffix in PARTIAL_SUFFIXES else path.name
-        is_cache = whole.endswith(".cache") and whole.startswith(families) and whole not in current
-        if is_cache or (path.suffix == ".tmp" and ".cache." in path.name):  # what older versions left
+        if whole.endswith(".cache") and whole.startswith(families) and whole not in current:
             path.unlink(missing_ok=True)
 
 
@@ -173,7 +173,7 @@ def _expected_bytes(
         sizes = [len(_decode(root, key, ref).payload) for ref in chosen]
         whole = [size for size in sizes if size]
         # Where all of the chosen are broken, count the pictures uncompressed.
-        mean = sum(whole) / len(whole) if whole else whole_picture_bytes(key.num_views)
+        mean = sum(whole) / len(whole) if whole else key.num_views * IMAGE_SIZE**2 * CHANNELS
         total += mean * len(refs)
     return int(total)
 
