@@ -10,7 +10,7 @@ from typing import Any
 
 from hvd_r2n2.comm import find_launcher
 from hvd_r2n2.config import Config, with_overrides
-from hvd_r2n2.measuring.calibration_network import FUSION, CalibrationRequest, NetworkCalibration
+from hvd_r2n2.measuring.calibration_network import CalibrationRequest, NetworkCalibration, fusion_of
 from hvd_r2n2.measuring.comparison import for_random_batches, views_of, without_split
 from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.networks import why_not
@@ -40,6 +40,11 @@ def calibrate(config: Config, request: CalibrationRequest) -> dict[str, Any]:
     config = without_split(for_random_batches(one))[0]
     if config.train.accumulation > 1:
         raise ValueError("--calibrate: train.accumulation must be 1")
+    if config.horovod.fusion_threshold_mib:
+        raise ValueError(
+            "--calibrate: links are fitted to tensors that are averaged each on its own, horovod.fusion_threshold_mib="
+            f"{config.horovod.fusion_threshold_mib:g} is not possible (0)"
+        )
     for count in request.ranks:
         share_of_batch(config, count)
     machine = Machine.find(config, num_devices=min(len(os.sched_getaffinity(0)), request.ranks[-1]))
@@ -74,7 +79,7 @@ def calibrate(config: Config, request: CalibrationRequest) -> dict[str, Any]:
         "left_out": left_out,
         "machine": asdict(shared),
         "layers": asdict(workload),
-        "fusion": asdict(FUSION),
+        "fusion": asdict(fusion_of(config)),
         "num_views": num_views,
         "rounds": request.rounds,
         "warmup": request.warmup,

@@ -24,8 +24,6 @@ from hvd_r2n2.scaling.overlap import Fusion
 from hvd_r2n2.scaling.workload import Workload
 from hvd_r2n2.training.machine_costs import Effort
 
-FUSION = Fusion(threshold_bytes=0)
-"""As this project's CPU ranks have it."""
 _BURSTS = tuple(
     Burst(count, size * 1024)
     for count, size in ((1, 4), (16, 4), (16, 64), (4, 1024), (1, 4096), (1, 16384), (1, 65536))
@@ -34,6 +32,11 @@ _LARGE = 2**20
 """Bytes from which a tensor tells how much of a core its transfer takes."""
 _LONGEST_S = 0.7
 """Of a burst over a slow line, about: longer ones are left out."""
+
+
+def fusion_of(config: Config) -> Fusion:
+    """Return the settings of Horovod that ranks on CPUs have."""
+    return Fusion(threshold_bytes=0).with_settings(config.horovod)
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class NetworkCalibration:
             if count > 1
             for number, burst in enumerate(self._bursts)
         ]
-        cycle_s, cores = FUSION.cycle_s, self._machine.num_devices
+        cycle_s, cores = fusion_of(self._config).cycle_s, self._machine.num_devices
         share = 1.0 if rate_of(self._network) is None else 0.0  # cores copy, a line does not need them
         link = fit_link(self._network, points, cores=cores, processor_share=share, cycle_s=cycle_s)
         fitted = [burst_s(link, point.num_ranks, point.count, point.size, cycle_s) for point in points]
@@ -148,9 +151,9 @@ class NetworkCalibration:
         The machine's drift since its layers were measured is in each `error`, but not in `relative_error`: that of the
         ratio to one rank's step.
         """
-        counts = [1, *self._counts]
+        counts, fusion = [1, *self._counts], fusion_of(self._config)
         predicted = {
-            count: predict_shared(workload, link, shared, count, FUSION, polling.get(count, Polling()))
+            count: predict_shared(workload, link, shared, count, fusion, polling.get(count, Polling()))
             for count in counts
         }
         entries, results = [], self._measure(self._step_arms())

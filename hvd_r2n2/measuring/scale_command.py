@@ -22,9 +22,10 @@ from hvd_r2n2.measuring.report import write_json
 from hvd_r2n2.measuring.scale import about, assume_workload, measure_workload, predict, with_speedup
 from hvd_r2n2.measuring.scale_report import draw_scaling, print_checks, print_scaling
 from hvd_r2n2.scaling.allreduce import find_algorithm
-from hvd_r2n2.scaling.calibration import read_links
+from hvd_r2n2.scaling.calibration import read_calibration
 from hvd_r2n2.scaling.comparison import Conditions, Storage, parse_ranks
 from hvd_r2n2.scaling.links import find_cluster
+from hvd_r2n2.scaling.overlap import Fusion
 from hvd_r2n2.scaling.published import check
 from hvd_r2n2.scaling.workload import Workload, read_workload, write_workload
 from hvd_r2n2.telemetry.charts import check_picture
@@ -59,7 +60,7 @@ def scale(words: Sequence[str]) -> None:
             write_json(options.json, {"checks": [asdict(one) for one in checks]})
         return
     config = load_config(options.config, options.overrides)
-    counts, conditions = parse_ranks(options.ranks or "1..4096"), _conditions(options)
+    counts, conditions = parse_ranks(options.ranks or "1..4096"), _conditions(config, options)
     workload = with_speedup(_workload(config, options), _positive(options.split_speedup, "--split-speedup"))
     if options.save_costs is not None:
         write_workload(options.save_costs, workload, about(command))
@@ -106,17 +107,15 @@ def _workload(config: Config, options: argparse.Namespace) -> Workload:
     return measure_workload(config, effort, _say)
 
 
-def _conditions(options: argparse.Namespace) -> Conditions:
+def _conditions(config: Config, options: argparse.Namespace) -> Conditions:
     spread = options.spread
     if not (math.isfinite(spread) and 0 <= spread < 1):
         raise ValueError(f"--spread {spread:g} is not possible (from 0, below 1)")
     gigabytes = _positive(options.shared_gb_per_s, "--shared-gb-per-s")
+    links, fusion = ({}, Fusion()) if options.calibration is None else read_calibration(options.calibration)
     return Conditions(
-        find_cluster(
-            options.network,
-            options.devices_per_node,
-            {} if options.calibration is None else read_links(options.calibration),
-        ),
+        find_cluster(options.network, options.devices_per_node, links),
+        fusion=fusion.with_settings(config.horovod),
         spread=spread,
         algorithm=find_algorithm(options.algorithm),
         storage=Storage(
@@ -135,7 +134,7 @@ def _positive(value: float | None, name: str) -> float | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hvd_r2n2.plan scale", description=_DESCRIPTION)
     add = parser.add_argument
-    add("--config", type=Path, metavar="FILE", help="settings (YAML): network, batch, views, steps of the run")
+    add("--config", type=Path, metavar="FILE", help="settings (YAML): network, batch, views, steps of the run, Horovod")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change one setting")
     add("--ranks", metavar="N..M", help="devices, doubling from N to M, or a list (1..4096; --calibrate: 1..8)")
     add(
@@ -174,7 +173,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=5, metavar="N", help="for --calibrate: of each arm, in turn (5)")
     add("--warmup", type=int, default=1, metavar="N", help="for --calibrate: before them (1)")
     add("--largest-mib", type=int, default=64, metavar="N", help="for --calibrate: the largest tensor (64)")
-    add("--calibration", type=Path, metavar="FILE", help="what --calibrate --json wrote: its links for --network")
+    add(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="what --calibrate --json wrote: its links for --network, and its ranks' settings of Horovod",
+    )
     add("--json", type=Path, metavar="FILE", help="write everything")
     add("--picture", type=Path, metavar="FILE", help="draw efficiency over devices (png, svg or pdf)")
     return parser

@@ -129,8 +129,8 @@ def predict_shared(
     )
 
 
-def read_links(path: Path) -> dict[str, Link]:
-    """Read the links that a calibration fitted, by name.
+def read_calibration(path: Path) -> tuple[dict[str, Link], Fusion]:
+    """Read the links that a calibration fitted, by name, and the settings that its ranks' Horovod had.
 
     Raises:
         ValueError: it is another file, of another version, or damaged; names the file.
@@ -138,7 +138,10 @@ def read_links(path: Path) -> dict[str, Link]:
     """
     content = checked_file(path, KIND, VERSION, "python -m hvd_r2n2.plan scale --calibrate --json FILE")
     try:
-        return {str(name): _link(str(name), found) for name, found in content["links"].items()}
+        links = {str(name): _link(str(name), found) for name, found in content["links"].items()}
+        fusion = content["fusion"]
+        threshold_bytes = int(number(fusion["threshold_bytes"], "threshold_bytes"))
+        return links, Fusion(threshold_bytes, number(fusion["cycle_s"], "cycle_s"))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: damaged: {type(error).__name__} {error}") from None
     except ValueError as error:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from hvd_r2n2.config import HorovodConfig
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -26,6 +28,14 @@ class Fusion:
     """HOROVOD_FUSION_THRESHOLD: tensors are averaged together up to so many bytes; 0: each on its own."""
     cycle_s: float = 1e-3
     """HOROVOD_CYCLE_TIME: at most once in this time it is looked for what is ready."""
+
+    def with_settings(self, settings: HorovodConfig) -> Fusion:
+        """Return these with what the settings say instead, where they say something."""
+        cycle_ms, threshold_mib = settings.cycle_time_ms, settings.fusion_threshold_mib
+        return Fusion(
+            self.threshold_bytes if threshold_mib is None else round(threshold_mib * 2**20),
+            self.cycle_s if cycle_ms is None else cycle_ms / 1e3,
+        )
 
 
 @dataclass(frozen=True)

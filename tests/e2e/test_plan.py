@@ -103,11 +103,12 @@ def test_calibration_measures_ranks_and_its_links_can_be_used(
     out, again = tmp_path / "calibration.json", tmp_path / "scale.json"
     scale = ("-m", "hvd_r2n2.plan", "scale", *TINY)
     short = ("--ranks", "2", "--networks", "memory", "--rounds", "2", "--warmup", "1", "--largest-mib", "1")
-    done = python(*scale, "--calibrate", *short, "--json", out)
+    done = python(*scale, "--set", "horovod.cycle_time_ms=2", "--calibrate", *short, "--json", out)
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads(out.read_text(encoding="utf-8"))
     assert content.keys() >= {"command", "hardware", "versions", "settings", "date"}
     assert content["left_out"] == {}
+    assert content["fusion"] == {"threshold_bytes": 0, "cycle_s": 0.002}
     assert {entry["bytes"] for entry in content["allreduces"]} == {2**12, 2**16, 2**20}
     assert [entry["ranks"] for entry in content["steps"]] == [1, 2]
     for entries, model in ((content["allreduces"], "fitted_s"), (content["steps"], "predicted_s")):
@@ -127,5 +128,6 @@ def test_calibration_measures_ranks_and_its_links_can_be_used(
     used = ("--device", "h100", "--network", "memory+memory", "--calibration", out, "--ranks", "1..2", "--json", again)
     done = python("-m", "hvd_r2n2.plan", "scale", *used)
     assert done.returncode == 0, done.stderr
-    link = json.loads(again.read_text(encoding="utf-8"))["assumptions"]["cluster"]["between"]
-    assert link == content["links"]["memory"]
+    assumptions = json.loads(again.read_text(encoding="utf-8"))["assumptions"]
+    assert assumptions["cluster"]["between"] == content["links"]["memory"]
+    assert assumptions["fusion"] == content["fusion"]

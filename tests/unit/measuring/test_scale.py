@@ -9,6 +9,7 @@ from hvd_r2n2.config import load_config
 from hvd_r2n2.measuring.scale import assume_workload
 from hvd_r2n2.models import create_model
 from hvd_r2n2.plan import main
+from hvd_r2n2.scaling.calibration import KIND, VERSION
 
 SMALL = ("--set", "model.width=0.05", "--set", "train.batch_size=2", "--set", "train.max_views=2")
 
@@ -38,6 +39,33 @@ def test_costs_are_measured_written_and_read_again(tmp_path: Path, capsys: pytes
     assert {row["arrangement"] for row in read["rows"]} == {"data parallel", "split ranks"}
     assert all(row["cost"] == pytest.approx(3 * row["device_hours"]) for row in read["rows"])
     assert "efficiency" in capsys.readouterr().out
+
+
+def fusion_and_rows(path: Path, *words: str) -> tuple[dict[str, float], list[dict[str, object]]]:
+    main(["scale", *SMALL, "--device", "h100", "--ranks", "16", "--json", str(path), *words])
+    content = json.loads(path.read_text())
+    return content["assumptions"]["fusion"], content["rows"]
+
+
+def test_fusion_and_cycles_are_those_of_the_settings(tmp_path: Path) -> None:
+    default, rows = fusion_and_rows(tmp_path / "default.json")
+    assert default == {"threshold_bytes": 128 * 2**20, "cycle_s": 1e-3}
+    given = ("--set", "horovod.fusion_threshold_mib=0", "--set", "horovod.cycle_time_ms=5")
+    found, others = fusion_and_rows(tmp_path / "given.json", *given)
+    assert found == {"threshold_bytes": 0, "cycle_s": 5e-3}
+    assert others != rows
+
+
+def test_fusion_and_cycles_are_by_default_those_of_the_calibrated_ranks(tmp_path: Path) -> None:
+    links = {"memory": {"latency_s": 1e-5, "line_bytes_per_s": 1e9, "call_s": 0, "lanes": 2, "processor_share": 1}}
+    links["memory"]["hop_s"] = 1e-4
+    path = tmp_path / "calibration.json"
+    fusion = {"threshold_bytes": 0, "cycle_s": 2e-3}
+    path.write_text(json.dumps({"kind": KIND, "version": VERSION, "links": links, "fusion": fusion}))
+    words = ("--network", "memory+memory", "--calibration", str(path))
+    assert fusion_and_rows(tmp_path / "found.json", *words)[0] == fusion
+    found, _ = fusion_and_rows(tmp_path / "found.json", *words, "--set", "horovod.fusion_threshold_mib=8")
+    assert found == {"threshold_bytes": 8 * 2**20, "cycle_s": 2e-3}
 
 
 def test_check_prints_published_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,6 +98,10 @@ def test_picture_is_drawn(tmp_path: Path) -> None:
         (["--calibrate", "--networks", "memory,ib"], r"network 'ib': write memory, tcp, or the rate of a line"),
         (["--calibrate", "--rounds", "0"], r"--rounds 0 is not possible"),
         (["--calibrate", "--set", "train.batch_size=6"], r"6 cannot be divided evenly over 4 rank"),
+        (
+            ["--calibrate", "--set", "horovod.fusion_threshold_mib=8"],
+            r"horovod\.fusion_threshold_mib=8 is not possible",
+        ),
     ],
 )
 def test_wrong_words_are_named(words: list[str], message: str) -> None:

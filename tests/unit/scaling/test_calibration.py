@@ -16,7 +16,7 @@ from hvd_r2n2.scaling.calibration import (
     burst_s,
     fit_link,
     predict_shared,
-    read_links,
+    read_calibration,
 )
 from hvd_r2n2.scaling.links import Link, find_cluster
 from hvd_r2n2.scaling.overlap import Fusion, Layer
@@ -95,13 +95,20 @@ def test_a_batch_that_does_not_go_round_is_an_error() -> None:
 def test_links_of_a_file_stand_beside_the_known_ones(tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     values = {"latency_s": 1e-5, "line_bytes_per_s": 1e9, "call_s": 0.0, "lanes": 2, "processor_share": 1.0}
-    content = {"kind": KIND, "version": VERSION, "links": {"1gbit": {**values, "hop_s": 1e-4, "share": 1.0}}}
+    content = {
+        "kind": KIND,
+        "version": VERSION,
+        "links": {"1gbit": {**values, "hop_s": 1e-4, "share": 1.0}},
+        "fusion": {"threshold_bytes": 0, "cycle_s": 5e-3},
+    }
     path.write_text(json.dumps(content), encoding="utf-8")
-    cluster = find_cluster("shm+1gbit", measured=read_links(path))
+    links, fusion = read_calibration(path)
+    cluster = find_cluster("shm+1gbit", measured=links)
     assert (cluster.between.bytes_per_s, cluster.between.agreement_s(4)) == (1e9, 2e-4)
+    assert fusion == Fusion(threshold_bytes=0, cycle_s=5e-3)
     path.write_text(json.dumps(content | {"links": {"1gbit": values}}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"calibration\.json: damaged: KeyError 'hop_s'"):
-        read_links(path)
+        read_calibration(path)
     path.write_text(json.dumps(content | {"kind": "other"}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"not a file of hvd_r2n2 calibration; .*--calibrate --json FILE writes one"):
-        read_links(path)
+        read_calibration(path)
