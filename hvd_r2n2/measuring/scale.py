@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hvd_r2n2.comm import Alone
 from hvd_r2n2.common.hardware import find_hardware, find_versions
-from hvd_r2n2.config import Config, to_mapping
+from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.comparison import for_random_batches
 from hvd_r2n2.measuring.runner import build_network
 from hvd_r2n2.measuring.step_costs import counted_workload, measured_workload
@@ -65,14 +65,21 @@ def assume_workload(config: Config, device: str, share: float) -> Workload:
     return counted_workload(for_random_batches(config), rate, source)
 
 
-def predict(config: Config, workload: Workload, conditions: Conditions, counts: Sequence[int], command: str) -> Scaling:
-    """Predict every arrangement over so many devices."""
+def predict(
+    workload: Workload, conditions: Conditions, counts: Sequence[int], command: str, settings: Mapping[str, Any]
+) -> Scaling:
+    """Predict every arrangement over so many devices; `settings` are those that the prediction went by."""
     rows, left_out = compare(workload, conditions, counts)
     content = {
         "command": command,
         "workload": {
             "name": workload.name,
             "source": workload.source,
+            "batch_size": workload.batch_size,
+            "steps": workload.steps,
+            "accumulation": workload.accumulation,
+            "images_per_sample": workload.images_per_sample,
+            "bytes_per_image": workload.bytes_per_image,
             "gradient_bytes": workload.gradient_bytes,
             "split_speedups": dict(workload.split_speedups),
         },
@@ -89,7 +96,7 @@ def predict(config: Config, workload: Workload, conditions: Conditions, counts: 
         "left_out": left_out,
         "hardware": asdict(find_hardware()),
         "versions": asdict(find_versions()),
-        "settings": to_mapping(config),
+        "settings": settings,
     }
     return Scaling(rows, content)
 

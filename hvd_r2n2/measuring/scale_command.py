@@ -14,7 +14,7 @@ from hvd_r2n2.comm import launch_facts
 from hvd_r2n2.common.arguments import count
 from hvd_r2n2.common.files import check_can_write
 from hvd_r2n2.common.memory import keep_freed_memory
-from hvd_r2n2.config import Config, load_config
+from hvd_r2n2.config import Config, load_config, to_mapping
 from hvd_r2n2.measuring.calibration import calibrate
 from hvd_r2n2.measuring.calibration_network import CalibrationRequest
 from hvd_r2n2.measuring.calibration_report import print_calibration
@@ -59,12 +59,17 @@ def scale(words: Sequence[str]) -> None:
         if options.json is not None:
             write_json(options.json, {"checks": [asdict(one) for one in checks]})
         return
+    if options.costs is not None:
+        _refuse_ignored(options)
     config = load_config(options.config, options.overrides)
+    settings = to_mapping(config)
+    if options.costs is not None:
+        settings = {"horovod": settings["horovod"]}  # the others are not what these costs are of
     counts, conditions = parse_ranks(options.ranks or "1..4096"), _conditions(config, options)
     workload = with_speedup(_workload(config, options), _positive(options.split_speedup, "--split-speedup"))
     if options.save_costs is not None:
-        write_workload(options.save_costs, workload, about(command))
-    found = predict(config, workload, conditions, counts, command)
+        write_workload(options.save_costs, workload, about(command) | {"settings": settings})
+    found = predict(workload, conditions, counts, command, settings)
     print_scaling(found)
     if options.json is not None:
         write_json(options.json, found.content)
@@ -93,6 +98,18 @@ def _calibrate(options: argparse.Namespace, command: str) -> None:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _refuse_ignored(options: argparse.Namespace) -> None:
+    """Raise a ValueError if settings are given that costs of a file do not go by."""
+    ignored = [f"--set {override}" for override in options.overrides if not override.lstrip().startswith("horovod.")]
+    if options.config is not None:
+        ignored.insert(0, f"--config {options.config}")
+    if ignored:
+        raise ValueError(
+            f"--costs: network, batch, views and steps are those of {options.costs}, {', '.join(ignored)} would be "
+            "ignored (leave it out; of the settings only horovod.* goes with --costs)"
+        )
 
 
 def _workload(config: Config, options: argparse.Namespace) -> Workload:
@@ -146,7 +163,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--devices-per-node", type=int, default=8, metavar="N", help="(8)")
     add("--device", metavar="NAME", help="count the arithmetic for a device that is not here, such as h100")
     add("--device-share", type=float, default=0.4, metavar="X", help="of its peak that is assumed to be reached (0.4)")
-    add("--costs", type=Path, metavar="FILE", help="costs of a step that --save-costs wrote, on any machine")
+    add(
+        "--costs",
+        type=Path,
+        metavar="FILE",
+        help="costs of a step that --save-costs wrote, on any machine, in place of all settings but horovod.*",
+    )
     add("--save-costs", type=Path, metavar="FILE", help="write the costs of a step, for --costs")
     add("--split-speedup", type=float, metavar="X", help="what a split over two devices gains, where not measured")
     add("--spread", type=float, default=0.02, metavar="X", help="of ranks' times, for stragglers (0.02)")

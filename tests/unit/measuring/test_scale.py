@@ -33,12 +33,29 @@ def test_costs_are_measured_written_and_read_again(tmp_path: Path, capsys: pytes
     costs, first, again = (str(tmp_path / name) for name in ("costs.json", "first.json", "again.json"))
     effort = ("--measure-steps", "1", "--measure-seconds", "1", "--set", "train.device=cpu")
     main(["scale", *SMALL, *effort, "--ranks", "1..2", "--save-costs", costs, "--json", first])
-    main(["scale", *SMALL, "--ranks", "1..2", "--costs", costs, "--json", again, "--price", "3"])
+    main(["scale", "--ranks", "1..2", "--costs", costs, "--json", again, "--price", "3"])
     found, read = (json.loads(Path(name).read_text()) for name in (first, again))
     assert [row["step"] for row in found["rows"]] == [row["step"] for row in read["rows"]]
     assert {row["arrangement"] for row in read["rows"]} == {"data parallel", "split ranks"}
     assert all(row["cost"] == pytest.approx(3 * row["device_hours"]) for row in read["rows"])
     assert "efficiency" in capsys.readouterr().out
+    assert read["workload"] == found["workload"]
+    assert (read["workload"]["batch_size"], read["workload"]["images_per_sample"]) == (2, 1.5)
+    assert read["settings"].keys() == {"horovod"}
+    assert json.loads(Path(costs).read_text())["settings"] == found["settings"]
+
+
+def test_settings_that_costs_of_a_file_do_not_go_by_are_refused(tmp_path: Path) -> None:
+    costs, found = str(tmp_path / "costs.json"), tmp_path / "found.json"
+    main(["scale", *SMALL, "--device", "h100", "--ranks", "2", "--save-costs", costs])
+    with pytest.raises(ValueError, match=r"--costs: .*, --set train\.batch_size=36 would be ignored"):
+        main(["scale", "--costs", costs, "--set", "train.batch_size=36"])
+    with pytest.raises(ValueError, match=r"--costs: .*, --config demo\.yaml, --set model\.width=1 would be ignored"):
+        main(["scale", "--costs", costs, "--config", "demo.yaml", "--set", "model.width=1"])
+    main(["scale", "--costs", costs, "--set", "horovod.cycle_time_ms=5", "--ranks", "2", "--json", str(found)])
+    content = json.loads(found.read_text())
+    assert content["assumptions"]["fusion"]["cycle_s"] == 5e-3
+    assert content["settings"]["horovod"]["cycle_time_ms"] == 5
 
 
 def fusion_and_rows(path: Path, *words: str) -> tuple[dict[str, float], list[dict[str, object]]]:
