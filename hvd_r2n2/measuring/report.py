@@ -54,10 +54,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write figures.
 
     Raises:
+        ValueError: one is infinite or not a number, which JSON does not have.
         OSError: they cannot be written.
     """
+    try:
+        text = json.dumps(content, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def print_table(title: str, arms: Sequence[Mapping[str, Any]], left_out: Mapping[str, str], *, ranks: bool) -> None:

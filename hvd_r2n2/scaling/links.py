@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
 
 from hvd_r2n2.common.arguments import known_hint
 
@@ -38,8 +37,8 @@ class Link:
     """Of the line's rate that programs get."""
     call_s: float = 0.0
     """Once an allreduce, whatever its size."""
-    lanes: float = inf
-    """Processors that all messages of a moment share; with more messages than that they take turns."""
+    lanes: float | None = None
+    """Processors that all messages of a moment share; with more messages than that they take turns. None: no limit."""
     processor_share: float = 0.0
     """Share of a transfer's time for which a processor works at it that also computes: 0 for GPUs with a network card,
     1 where the cores that compute also copy."""
@@ -62,7 +61,7 @@ class Link:
 
     def turns(self, at_once: int) -> float:
         """Give how many messages a processor has to see to while so many are on their way."""
-        return max(1.0, at_once / self.lanes)
+        return 1.0 if self.lanes is None else max(1.0, at_once / self.lanes)
 
     def agreement_s(self, at_once: int) -> float:
         """Give the time of a message by which ranks agree."""

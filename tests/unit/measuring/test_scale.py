@@ -1,11 +1,13 @@
 """`plan scale` from its words to its files."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from hvd_r2n2.config import load_config
+from hvd_r2n2.measuring.report import write_json
 from hvd_r2n2.measuring.scale import assume_workload
 from hvd_r2n2.models import create_model
 from hvd_r2n2.plan import main
@@ -83,6 +85,23 @@ def test_fusion_and_cycles_are_by_default_those_of_the_calibrated_ranks(tmp_path
     assert fusion_and_rows(tmp_path / "found.json", *words)[0] == fusion
     found, _ = fusion_and_rows(tmp_path / "found.json", *words, "--set", "horovod.fusion_threshold_mib=8")
     assert found == {"threshold_bytes": 8 * 2**20, "cycle_s": 2e-3}
+
+
+def no_json(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def test_what_is_written_is_json(tmp_path: Path) -> None:
+    path = tmp_path / "scale.json"
+    main(["scale", *SMALL, "--device", "h100", "--ranks", "16", "--json", str(path)])
+    content = json.loads(path.read_text(), parse_constant=no_json)
+    assert content["assumptions"]["cluster"]["inside"]["lanes"] is None
+
+
+def test_infinite_figure_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"found\.json: .*not JSON compliant"):
+        write_json(tmp_path / "found.json", {"step_s": math.inf})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_check_prints_published_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
