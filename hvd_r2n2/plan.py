@@ -45,12 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         OSError: a file cannot be written.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if launch_facts().size > 1:
+        raise ValueError("planning is for the devices of one rank: start it without mpirun, horovodrun or srun")
     if words[:1] == ["scale"]:
         scale(words[1:])
         return
     options = _parser().parse_args(words)
-    if launch_facts().size > 1:
-        raise ValueError("planning is for the devices of one rank: start it without mpirun, horovodrun or srun")
     check_can_write(options.out, options.json)
     keep_freed_memory()
     given = load_config(options.config, options.overrides)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from hvd_r2n2.comm import launch_facts
 from hvd_r2n2.common.arguments import count
 from hvd_r2n2.common.files import check_can_write
 from hvd_r2n2.common.memory import keep_freed_memory
@@ -78,8 +77,6 @@ def scale(words: Sequence[str]) -> None:
 
 
 def _calibrate(options: argparse.Namespace, command: str) -> None:
-    if launch_facts().size > 1:
-        raise ValueError("--calibrate starts its ranks itself: start it without mpirun, horovodrun or srun")
     request = CalibrationRequest(
         networks=tuple(options.networks.split(",")),
         ranks=parse_ranks(options.ranks or "1..8"),

@@ -104,6 +104,14 @@ def test_infinite_figure_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [["--device", "h100"], ["--check"], ["--calibrate"], []])
+def test_ranks_that_would_all_do_the_same_are_refused(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "1"), ("SIZE", "2"), ("LOCAL_RANK", "1"), ("LOCAL_SIZE", "2")):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
+    with pytest.raises(ValueError, match="start it without mpirun, horovodrun or srun"):
+        main(["scale", *SMALL, *words])
+
+
 def test_check_prints_published_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["scale", "--check", "--json", str(tmp_path / "check.json")])
     assert "VGG-16" in capsys.readouterr().out
