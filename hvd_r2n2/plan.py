@@ -21,13 +21,13 @@ from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config, load_config, to_mapping, with_overrides
 from hvd_r2n2.measuring.comparison import for_random_batches
-from hvd_r2n2.measuring.runner import build_network
+from hvd_r2n2.measuring.prediction import plan_devices
 from hvd_r2n2.measuring.scale_command import scale
 from hvd_r2n2.split.drawing import timeline
 from hvd_r2n2.training.machine_costs import Effort
 from hvd_r2n2.training.placement import Placement, place_rank
 from hvd_r2n2.training.plan_report import explain, to_json, to_plan_yaml, to_table
-from hvd_r2n2.training.planning import Findings, check_possible, find_plans, make_job
+from hvd_r2n2.training.planning import Findings
 from hvd_r2n2.training.step import share_of_batch
 
 _DESCRIPTION = """\
@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given = with_overrides(given, ["split.strategy=auto"], "planning")
     share_of_batch(given, options.ranks)
     placement = place_rank(given, Alone(), _say)
-    findings = _find(given, placement, options)
+    effort = Effort(options.measure_steps, options.measure_seconds)
+    _, findings = plan_devices(for_random_batches(given), placement, options.ranks, effort, _say)
     _show(findings, placement)
     _write(findings, given, options, shlex.join(["python", "-m", "hvd_r2n2.plan", *words]))
 
@@ -87,22 +88,6 @@ def _parser() -> argparse.ArgumentParser:
         help="about how long a run may take: more seconds try larger micro-batches (10)",
     )
     return parser
-
-
-def _find(given: Config, placement: Placement, options: argparse.Namespace) -> Findings:
-    """Measure."""
-    config = for_random_batches(given)
-    job = make_job(config, *build_network(config, placement), len(placement.devices), options.ranks)
-    check_possible(config.split, job)
-    return find_plans(
-        config,
-        job,
-        placement.devices,
-        placement.threads_per_device,
-        ranks_of_host=1,
-        effort=Effort(options.measure_steps, options.measure_seconds),
-        report=_say,
-    )
 
 
 def _show(findings: Findings, placement: Placement) -> None:

@@ -1,4 +1,4 @@
-"""What the planner predicts for the arms of a benchmark, to stand beside what is measured."""
+"""What the planner predicts: for this machine's devices, and for the arms of a benchmark beside what is measured."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hvd_r2n2.split.costs import Costs
 from hvd_r2n2.split.planner import Job, predict, predict_whole
 from hvd_r2n2.split.program import spread
 from hvd_r2n2.training.machine_costs import Effort, measure_costs
-from hvd_r2n2.training.placement import place_rank
-from hvd_r2n2.training.planning import given_plan, make_job
+from hvd_r2n2.training.placement import Placement, place_rank
+from hvd_r2n2.training.planning import Findings, check_possible, find_plans, given_plan, make_job
 
 _EFFORT = Effort(num_runs=5, seconds_a_run=10.0)
 
@@ -32,6 +32,27 @@ def predict_arms(
     _, job, costs = measure_layers("--predict", planned, config, machine, num_views, strategies, _EFFORT, report)
     found = {arm.name: _predicted_s(arm, config, job, costs) for arm in arms}
     return {name: seconds for name, seconds in found.items() if seconds is not None}
+
+
+def plan_devices(
+    config: Config, placement: Placement, num_ranks: int, effort: Effort, report: Callable[[str], None]
+) -> tuple[Job, Findings]:
+    """Build the network on the devices, measure its layers there, and compare every split that the settings allow.
+
+    Raises:
+        ValueError: no such split is possible.
+    """
+    job = make_job(config, *build_network(config, placement), len(placement.devices), num_ranks)
+    check_possible(config.split, job)
+    return job, find_plans(
+        config,
+        job,
+        placement.devices,
+        placement.threads_per_device,
+        ranks_of_host=1,
+        effort=effort,
+        report=report,
+    )
 
 
 def measure_layers(

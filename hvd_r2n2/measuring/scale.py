@@ -10,14 +10,14 @@ from hvd_r2n2.comm import Alone
 from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.comparison import for_random_batches
-from hvd_r2n2.measuring.runner import build_network
+from hvd_r2n2.measuring.prediction import plan_devices
 from hvd_r2n2.measuring.step_costs import counted_workload, measured_workload
 from hvd_r2n2.scaling.comparison import Conditions, Row, compare
 from hvd_r2n2.scaling.devices import find_device
 from hvd_r2n2.scaling.workload import Workload
 from hvd_r2n2.training.machine_costs import Effort
 from hvd_r2n2.training.placement import place_rank
-from hvd_r2n2.training.planning import Report, check_possible, find_plans, make_job
+from hvd_r2n2.training.planning import Report
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,9 @@ def measure_workload(config: Config, effort: Effort, report: Report) -> Workload
     Raises:
         ValueError: the settings are not possible here.
     """
-    given = replace(config, split=replace(config.split, strategy="auto"))
-    random = for_random_batches(given)
+    given = for_random_batches(replace(config, split=replace(config.split, strategy="auto")))
     placement = place_rank(given, Alone(), report)
-    job = make_job(random, *build_network(random, placement), len(placement.devices), 1)
-    check_possible(random.split, job)
-    found = find_plans(
-        random,
-        job,
-        placement.devices,
-        placement.threads_per_device,
-        ranks_of_host=1,
-        effort=effort,
-        report=report,
-    )
+    job, found = plan_devices(given, placement, 1, effort, report)
     hardware = find_hardware()
     return measured_workload(config, job, found.costs, f"measured on {', '.join(placement.names)} of {hardware.text}")
 
