@@ -9,7 +9,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +21,7 @@ from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config, load_config, to_mapping, with_overrides
 from hvd_r2n2.measuring.comparison import for_random_batches
 from hvd_r2n2.measuring.prediction import plan_devices
+from hvd_r2n2.measuring.report import provenance
 from hvd_r2n2.measuring.scale_command import scale
 from hvd_r2n2.split.drawing import timeline
 from hvd_r2n2.training.machine_costs import Effort
@@ -100,20 +100,14 @@ def _show(findings: Findings, placement: Placement) -> None:
 
 
 def _write(findings: Findings, given: Config, options: argparse.Namespace, command: str) -> None:
-    hardware, versions = find_hardware(), find_versions()
     if options.out is not None:
         with replacing(options.out) as partial:
-            text = to_plan_yaml(given, findings.ranking, command, f"{hardware.text}; {versions.text}")
+            where = f"{find_hardware().text}; {find_versions().text}"
+            text = to_plan_yaml(given, findings.ranking, command, where)
             partial.write_text(text, encoding="utf-8")
         print(f"{options.out}: written; train with --config {options.out}")
     if options.json is not None:
-        about = {
-            "command": command,
-            "hardware": asdict(hardware),
-            "versions": asdict(versions),
-            "ranks": options.ranks,
-            "settings": to_mapping(given),
-        }
+        about = {**provenance(command), "ranks": options.ranks, "settings": to_mapping(given)}
         with replacing(options.json) as partial:
             partial.write_text(to_json(findings.ranking, findings.costs, about), encoding="utf-8")
         print(f"{options.json}: written")

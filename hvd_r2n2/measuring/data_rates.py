@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hvd_r2n2.comm import JobError
-from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.common.statistics import Spread
 from hvd_r2n2.config import Config, to_mapping
 from hvd_r2n2.data.cache_build import cache_folder
@@ -22,7 +21,7 @@ from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.data.shapes_writer import write_shapes
 from hvd_r2n2.measuring.data_worker import Answer, Look, Measure, Memory, Order, Rate, Work, serve
 from hvd_r2n2.measuring.messages import Failure
-from hvd_r2n2.measuring.report import now
+from hvd_r2n2.measuring.report import provenance
 from hvd_r2n2.measuring.rounds import rotated
 from hvd_r2n2.training.data import DEFAULT_MODELS_PER_CATEGORY
 
@@ -128,11 +127,8 @@ def measure_data(config: Config, request: DataRequest) -> dict[str, Any]:
         "data": facts,
         "rounds": request.rounds,
         "seconds": request.seconds,
-        "hardware": asdict(find_hardware()),
-        "versions": asdict(find_versions()),
         "settings": {name: settings[name] for name in _SECTIONS},
-        "date": now(),
-        "command": request.command,
+        **provenance(request.command),
     }
 
 

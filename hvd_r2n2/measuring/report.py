@@ -31,17 +31,24 @@ def heading(config: Config, machine: Machine, num_views: int) -> str:
     return f"{network.name}, width {network.width:g}{size}, {train.dtype}, batch {train.batch_size}{threads}"
 
 
-def origin(config: Config, machine: Machine, command: str) -> dict[str, Any]:
-    """Return where figures come from: hardware, versions, settings, date and command."""
-    settings = to_mapping(config)
+def provenance(command: str) -> dict[str, Any]:
+    """Return where figures come from, whatever they are of: command, date, hardware and versions."""
     return {
+        "command": command,
+        "date": now(),
         "hardware": asdict(find_hardware()),
         "versions": asdict(find_versions()),
+    }
+
+
+def origin(config: Config, machine: Machine, command: str) -> dict[str, Any]:
+    """Return where figures of a benchmark come from: provenance, processors and settings."""
+    settings = to_mapping(config)
+    return {
+        **provenance(command),
         "threads_per_device": None if machine.gpus else machine.threads,
         "cores_used": list(machine.cores),
         "settings": {name: settings[name] for name in _SECTIONS},
-        "date": now(),
-        "command": command,
     }
 
 

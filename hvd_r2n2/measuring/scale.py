@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hvd_r2n2.comm import Alone
-from hvd_r2n2.common.hardware import find_hardware, find_versions
+from hvd_r2n2.common.hardware import find_hardware
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.comparison import for_random_batches
 from hvd_r2n2.measuring.prediction import plan_devices
+from hvd_r2n2.measuring.report import provenance
 from hvd_r2n2.measuring.step_costs import counted_workload, measured_workload
 from hvd_r2n2.scaling.comparison import Conditions, Row, compare
 from hvd_r2n2.scaling.devices import find_device
@@ -60,7 +61,7 @@ def predict(
     """Predict every arrangement over so many devices; `settings` are those that the prediction went by."""
     rows, left_out = compare(workload, conditions, counts)
     content = {
-        "command": command,
+        **provenance(command),
         "workload": {
             "name": workload.name,
             "source": workload.source,
@@ -83,8 +84,6 @@ def predict(
         },
         "rows": [row.as_dict() for row in rows],
         "left_out": left_out,
-        "hardware": asdict(find_hardware()),
-        "versions": asdict(find_versions()),
         "settings": settings,
     }
     return Scaling(rows, content)
@@ -93,8 +92,3 @@ def predict(
 def with_speedup(workload: Workload, speedup: float | None) -> Workload:
     """Return the costs with what a split of two devices gains, where that is given."""
     return workload if speedup is None else replace(workload, split_speedups={workload.batch_size: speedup})
-
-
-def about(command: str) -> dict[str, Any]:
-    """Say where costs were measured."""
-    return {"command": command, "hardware": asdict(find_hardware()), "versions": asdict(find_versions())}

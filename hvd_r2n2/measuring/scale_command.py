@@ -17,8 +17,8 @@ from hvd_r2n2.config import Config, load_config, to_mapping
 from hvd_r2n2.measuring.calibration import calibrate
 from hvd_r2n2.measuring.calibration_network import CalibrationRequest
 from hvd_r2n2.measuring.calibration_report import print_calibration
-from hvd_r2n2.measuring.report import write_json
-from hvd_r2n2.measuring.scale import about, assume_workload, measure_workload, predict, with_speedup
+from hvd_r2n2.measuring.report import provenance, write_json
+from hvd_r2n2.measuring.scale import assume_workload, measure_workload, predict, with_speedup
 from hvd_r2n2.measuring.scale_report import draw_scaling, print_checks, print_scaling
 from hvd_r2n2.scaling.allreduce import find_algorithm
 from hvd_r2n2.scaling.calibration import read_calibration
@@ -67,7 +67,7 @@ def scale(words: Sequence[str]) -> None:
     counts, conditions = parse_ranks(options.ranks or "1..4096"), _conditions(config, options)
     workload = with_speedup(_workload(config, options), _positive(options.split_speedup, "--split-speedup"))
     if options.save_costs is not None:
-        write_workload(options.save_costs, workload, about(command) | {"settings": settings})
+        write_workload(options.save_costs, workload, provenance(command) | {"settings": settings})
     found = predict(workload, conditions, counts, command, settings)
     print_scaling(found)
     if options.json is not None:

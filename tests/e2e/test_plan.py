@@ -41,6 +41,7 @@ def test_plan_and_train(python: Launcher, tiny_data: Path, tmp_path: Path) -> No
     content = json.loads(found.read_text(encoding="utf-8"))
     assert content.keys() >= {
         "command",
+        "date",
         "hardware",
         "versions",
         "settings",

@@ -44,7 +44,9 @@ def test_costs_are_measured_written_and_read_again(tmp_path: Path, capsys: pytes
     assert read["workload"] == found["workload"]
     assert (read["workload"]["batch_size"], read["workload"]["images_per_sample"]) == (2, 1.5)
     assert read["settings"].keys() == {"horovod"}
-    assert json.loads(Path(costs).read_text())["settings"] == found["settings"]
+    written = json.loads(Path(costs).read_text())
+    assert written["settings"] == found["settings"]
+    assert all(content.keys() >= {"command", "date", "hardware", "versions"} for content in (found, read, written))
 
 
 def test_settings_that_costs_of_a_file_do_not_go_by_are_refused(tmp_path: Path) -> None:
