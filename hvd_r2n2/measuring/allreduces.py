@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from hvd_r2n2.comm import Communicator
-from hvd_r2n2.common.memory import DeviceMemory
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.bursts import Burst, BurstTime, BurstTimes
+from hvd_r2n2.measuring.runner import NO_REPORT, Runner
 from hvd_r2n2.training.engine import StepReport
 from hvd_r2n2.training.placement import place_rank
 
@@ -21,21 +21,16 @@ _WORK_SIDE = 192
 _IDLE_S = 0.5
 
 
-class AllreduceRunner:
+class AllreduceRunner(Runner):
     """Steps of bursts: each on its own, and again while all ranks multiply matrices."""
 
     def __init__(self, config: Config, communicator: Communicator, bursts: Sequence[Burst]) -> None:
         """Make the tensors; every rank calls it."""
-        self.placement = place_rank(config, communicator, lambda text: None)
-        self.notes: list[str] = []
+        super().__init__(place_rank(config, communicator, lambda text: None))
         self._communicator, self._bursts = communicator, bursts
         self._tensors = [[torch.zeros(burst.size // _FLOAT_BYTES) for _ in range(burst.count)] for burst in bursts]
         self._matrix = torch.zeros(_WORK_SIDE, _WORK_SIDE)
         self._times = BurstTimes()
-
-    def batch(self, num_views: int) -> dict[str, Tensor]:
-        """Return nothing: the tensors are there."""
-        return {}
 
     def step(self, inputs: Mapping[str, Tensor]) -> StepReport:
         """Average every burst, twice; every rank must call it."""
@@ -46,18 +41,11 @@ class AllreduceRunner:
             work += 1
         found = [self._burst(number) for number in range(len(self._bursts))]
         self._times = BurstTimes(tuple(found), work / (now - start))
-        return StepReport(0.0, 0.0, 0.0, 0.0)
+        return NO_REPORT
 
     def times(self) -> BurstTimes:
         """Return what the last step was like."""
         return self._times
-
-    def memory(self) -> tuple[DeviceMemory, ...]:
-        """Return nothing held: this is no network."""
-        return (DeviceMemory(0, 0, 0, 0),)
-
-    def close(self) -> None:
-        """Do nothing."""
 
     def _burst(self, number: int) -> BurstTime:
         self._communicator.barrier()

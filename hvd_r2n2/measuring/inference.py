@@ -10,14 +10,14 @@ from torch import Tensor
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.common.memory import DeviceMemory, MemoryCounter, device_memory
 from hvd_r2n2.config import Config
-from hvd_r2n2.measuring.runner import build_network
+from hvd_r2n2.measuring.runner import NO_REPORT, Runner, build_network
 from hvd_r2n2.training.engine import StepReport
 from hvd_r2n2.training.inputs import random_inputs
 from hvd_r2n2.training.placement import place_rank
 from hvd_r2n2.training.precision import autocast
 
 
-class InferenceRunner:
+class InferenceRunner(Runner):
     """Steps that give the logits of `evaluation.batch_size` samples."""
 
     def __init__(self, config: Config, communicator: Communicator) -> None:
@@ -26,9 +26,8 @@ class InferenceRunner:
         Raises:
             ValueError: the settings are not possible.
         """
+        super().__init__(place_rank(config, communicator, lambda text: None))
         self.config = config
-        self.notes: list[str] = []
-        self.placement = place_rank(config, communicator, lambda text: None)
         self.model, _ = build_network(config, self.placement)
         self.model.eval()
 
@@ -42,12 +41,9 @@ class InferenceRunner:
         """Run the network."""
         with torch.inference_mode(), autocast(self.config.train.dtype, self.placement.devices[0]):
             self.model(inputs["images"])
-        return StepReport(0.0, 0.0, 0.0, 0.0)
+        return NO_REPORT
 
     def memory(self) -> tuple[DeviceMemory, ...]:
         """Return what the device holds: weights, and on a GPU also the most that was allocated since the last call."""
         parameters = list(self.model.parameters())
         return (device_memory(parameters, (), MemoryCounter(), self.placement.devices[0]),)
-
-    def close(self) -> None:
-        """Do nothing."""

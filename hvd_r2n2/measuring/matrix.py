@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from hvd_r2n2.comm import Communicator
-from hvd_r2n2.common.memory import DeviceMemory
 from hvd_r2n2.common.products import product_dtype
 from hvd_r2n2.common.statistics import Spread
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.messages import Done
+from hvd_r2n2.measuring.runner import NO_REPORT, Runner
 from hvd_r2n2.training.engine import StepReport
 from hvd_r2n2.training.placement import place_rank
 from hvd_r2n2.training.precision import set_tf32
@@ -28,7 +28,7 @@ _PRODUCTS = 2
 """Of each shape in a step, each one timed: the better one counts."""
 
 
-class MatrixRunner:
+class MatrixRunner(Runner):
     """Steps that multiply matrices of a few shapes, in the type that `train.dtype` computes products in.
 
     On a GPU float32 means TF32, its fastest way with float32 numbers.
@@ -40,8 +40,7 @@ class MatrixRunner:
         Raises:
             ValueError: the settings are not possible.
         """
-        self.placement = place_rank(config, communicator, lambda text: None)
-        self.notes: list[str] = []
+        super().__init__(place_rank(config, communicator, lambda text: None))
         self.device = self.placement.devices[0]
         if self.device.type == "cuda":
             set_tf32(True)
@@ -56,28 +55,17 @@ class MatrixRunner:
             self._pairs[f"{rows}x{inner}x{columns}"] = left.to(self.device, dtype), right.to(self.device, dtype)
         self._parts_s: dict[str, float] = {}
 
-    def batch(self, num_views: int) -> dict[str, Tensor]:
-        """Return nothing: the matrices are there."""
-        return {}
-
     def step(self, inputs: Mapping[str, Tensor]) -> StepReport:
         """Multiply each pair."""
         with torch.inference_mode():
             self._parts_s = {
                 name: min(_product_s(*pair) for _ in range(_PRODUCTS)) for name, pair in self._pairs.items()
             }
-        return StepReport(0.0, 0.0, 0.0, 0.0)
+        return NO_REPORT
 
     def parts_s(self) -> Mapping[str, float]:
         """Return how long a product of each shape took in the last step."""
         return self._parts_s
-
-    def memory(self) -> tuple[DeviceMemory, ...]:
-        """Return nothing held: this is no network."""
-        return (DeviceMemory(0, 0, 0, 0),)
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def _product_s(left: Tensor, right: Tensor) -> float:

@@ -18,6 +18,7 @@ from hvd_r2n2.common.memory import DeviceMemory, MemoryCounter, device_memory
 from hvd_r2n2.common.moments import moment, seconds_between
 from hvd_r2n2.common.stages import Stage
 from hvd_r2n2.config import Config
+from hvd_r2n2.measuring.bursts import BurstTimes
 from hvd_r2n2.models import Network
 from hvd_r2n2.training.build_engine import build_engine
 from hvd_r2n2.training.engine import StepReport
@@ -30,8 +31,44 @@ from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.step import share_of_batch
 from hvd_r2n2.training.tasks import create_task
 
+NO_REPORT = StepReport(0.0, 0.0, 0.0, 0.0)
+"""Of a step that trains nothing."""
 
-class EngineRunner:
+
+class Runner:
+    """One process's part of an arm. Here is what goes for one that has no batch, no network and no parts."""
+
+    def __init__(self, placement: Placement) -> None:
+        """Take the devices."""
+        self.placement = placement
+        self.notes: list[str] = []
+        """What it says of its choices."""
+
+    def batch(self, num_views: int) -> dict[str, Tensor]:
+        """Return what a step takes."""
+        return {}
+
+    def step(self, inputs: Mapping[str, Tensor]) -> StepReport:
+        """Take one step."""
+        raise NotImplementedError
+
+    def parts_s(self) -> Mapping[str, float]:
+        """Return, by name, how long each part took of the last step, if it has parts that are timed apart."""
+        return {}
+
+    def times(self) -> BurstTimes:
+        """Return what allreduces alone were like in the last step."""
+        return BurstTimes()
+
+    def memory(self) -> tuple[DeviceMemory, ...]:
+        """Return what each device holds, with the peak since the last call."""
+        return (DeviceMemory(0, 0, 0, 0),)
+
+    def close(self) -> None:
+        """End what it has started: nothing."""
+
+
+class EngineRunner(Runner):
     """Steps as `hvd_r2n2.train` takes them, with its own share of the batch where there are ranks."""
 
     def __init__(self, config: Config, communicator: Communicator) -> None:
@@ -40,11 +77,12 @@ class EngineRunner:
         Raises:
             ValueError: the settings are not possible.
         """
+        super().__init__(place_rank(config, communicator, lambda text: None))
         self.config = config
-        self.placement = place_rank(config, communicator, lambda text: None)
         self.num_samples = share_of_batch(config, communicator.size)
         self.model, loss_stage = build_network(config, self.placement)
-        self.notes = [communicator.description] if communicator.size > 1 else []
+        if communicator.size > 1:
+            self.notes.append(communicator.description)
         self._engine = build_engine(
             config, self.model, loss_stage, communicator, self.placement, report=self.notes.append
         )
@@ -66,7 +104,7 @@ class EngineRunner:
         self._engine.close()
 
 
-class DistributedRunner:
+class DistributedRunner(Runner):
     """The same steps by torch's DistributedDataParallel, with its own defaults, over Gloo or NCCL.
 
     As in training, the gradient's norm is computed. `communication_s` begins when the last gradient is there, before it
@@ -80,9 +118,8 @@ class DistributedRunner:
         Raises:
             ValueError: the settings are not possible.
         """
+        super().__init__(place_rank(config, Alone(), lambda text: None))
         self.config = config
-        self.notes: list[str] = []
-        self.placement = place_rank(config, Alone(), lambda text: None)
         self.num_samples = share_of_batch(config, size)
         device = self.placement.devices[0]
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine, whatever its name means

@@ -21,7 +21,6 @@ from hvd_r2n2.common.memory import is_out_of_memory, keep_freed_memory, release_
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.allreduces import AllreduceRunner
 from hvd_r2n2.measuring.arms import UNDER_MPIRUN
-from hvd_r2n2.measuring.bursts import BurstTimes
 from hvd_r2n2.measuring.inference import InferenceRunner
 from hvd_r2n2.measuring.matrix import MatrixRunner
 from hvd_r2n2.measuring.messages import (
@@ -38,9 +37,7 @@ from hvd_r2n2.measuring.messages import (
 )
 from hvd_r2n2.measuring.mortal import die_first, die_with_parent
 from hvd_r2n2.measuring.operations import profile_step
-from hvd_r2n2.measuring.runner import DistributedRunner, EngineRunner
-
-Runner = EngineRunner | DistributedRunner | InferenceRunner | MatrixRunner | AllreduceRunner
+from hvd_r2n2.measuring.runner import DistributedRunner, EngineRunner, Runner
 
 _PROFILED_STEPS = 3
 """Of which the fastest counts."""
@@ -166,8 +163,8 @@ class _Server:
             taken_bytes=sum(map(torch.cuda.memory_reserved, set(devices))) if devices else resident_bytes,
             tasks=report.tasks,
             bytes_moved=report.bytes_moved,
-            parts_s=runner.parts_s() if isinstance(runner, MatrixRunner) else {},
-            allreduces=runner.times() if isinstance(runner, AllreduceRunner) else BurstTimes(),
+            parts_s=runner.parts_s(),
+            allreduces=runner.times(),
         )
 
 
