@@ -11,6 +11,7 @@ from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.arms import ArmSpec
 from hvd_r2n2.measuring.comparison import Request, for_random_batches, views_of
 from hvd_r2n2.measuring.device_arms import (
+    DEFAULT_FLOAT32,
     device_arms,
     for_inference,
     matrix_arms,
@@ -125,7 +126,7 @@ def _title(config: Config, machine: Machine) -> str:
 def _notes(config: Config, machine: Machine, arms: Sequence[ArmSpec]) -> list[str]:
     """Say what a reader of the figures must know."""
     same = same_as_defaults(config, arms, machine.device_type)
-    notes = [f"{name}: the same as {default}" for name, default in same.items()]
+    notes = [f"{name}: the same as {DEFAULT_FLOAT32}" for name in same]
     graphed = [arm.name for arm in arms if arm.config(config).train.cuda_graphs]
     if graphed:
         notes.append(

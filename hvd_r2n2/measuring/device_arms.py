@@ -26,8 +26,6 @@ class Optimisation:
     """How it is switched on; a later one may set the same key anew."""
 
 
-_FURTHER: tuple[Optimisation, ...] = ()
-"""Those besides the rewrites of the network, in the order in which they are added."""
 _OF_GPUS = (
     Optimisation("+tf32", "train.tf32=false", "train.tf32=true"),
     Optimisation("+cuda-graphs", "train.cuda_graphs=false", "train.cuda_graphs=true"),
@@ -43,7 +41,7 @@ def optimisations(config: Config, device_type: str) -> tuple[Optimisation, ...]:
         for name, form in zip(REWRITES, forms, strict=True)
     ]
     of_device = _OF_GPUS if device_type == "cuda" else ()
-    return (*(() if config.model.classifies else rewrites), *_FURTHER, *of_device)
+    return (*(() if config.model.classifies else rewrites), *of_device)
 
 
 def device_arms(
@@ -78,12 +76,11 @@ def device_arms(
     return tuple(_with_dtype(arm, config) for arm in arms.values())
 
 
-def same_as_defaults(config: Config, arms: Sequence[ArmSpec], device_type: str = "cpu") -> dict[str, str]:
-    """Return which optimisations have no arm of their own since an arm of another name is the same: by name, that."""
+def same_as_defaults(config: Config, arms: Sequence[ArmSpec], device_type: str = "cpu") -> list[str]:
+    """Return the optimisations that have no arm of their own since default-float32 is the same."""
     known = {arm.name for arm in arms}
     cumulative = _cumulative(config, device_type)
-    same = [name for name, arm in cumulative.items() if name not in known and arm.config(config) == config]
-    return dict.fromkeys(same, DEFAULT_FLOAT32)
+    return [name for name, arm in cumulative.items() if name not in known and arm.config(config) == config]
 
 
 def _switched_off(config: Config, device_type: str) -> dict[str, str]:

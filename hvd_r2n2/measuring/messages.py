@@ -78,7 +78,6 @@ class Done:
     """Processor time of this process."""
     communication_s: float
     """Time from this rank's last gradient until all were averaged."""
-    loss: float
     memory: tuple[DeviceMemory, ...]
     """Of each device."""
     resident_bytes: int

@@ -17,7 +17,7 @@ from torch.autograd.profiler import profile
 CONVOLUTION, CONVOLUTION_BACKWARD = "convolution forward", "convolution backward"
 TRANSPOSED, TRANSPOSED_BACKWARD = "transposed convolution forward", "transposed convolution backward"
 LINEAR, ACTIVATION, POOLING = "linear", "activation", "pooling"
-ELEMENTWISE, LOSS, OPTIMIZER, COMPILED, OTHER = "addition, copies", "loss", "optimizer", "compiled", "other"
+ELEMENTWISE, LOSS, OPTIMIZER, OTHER = "addition, copies", "loss", "optimizer", "other"
 KINDS = (
     CONVOLUTION,
     CONVOLUTION_BACKWARD,
@@ -29,7 +29,6 @@ KINDS = (
     ELEMENTWISE,
     LOSS,
     OPTIMIZER,
-    COMPILED,
     OTHER,
 )
 """In the order of tables; `other` has what belongs to no operation, too: Python, and waiting."""
@@ -41,7 +40,6 @@ _WORDS = (
     *((word, ACTIVATION) for word in ("leaky_relu", "relu", "threshold", "sigmoid", "tanh", "dropout", "softplus")),
     *((word, POOLING) for word in ("pool",)),
     *((word, OPTIMIZER) for word in ("_fused_adam", "_fused_sgd", "_foreach", "vector_norm", "Optimizer.")),
-    *((word, COMPILED) for word in ("Torch-Compiled", "CompiledFxGraph", "CompiledFunction", "cpp_fused", "triton_")),
     *((word, ELEMENTWISE) for word in ("aten::add", "aten::sub", "aten::mul", "aten::div", "aten::neg", "aten::lerp")),
     *((word, ELEMENTWISE) for word in ("aten::copy_", "aten::cat", "aten::fill_", "aten::zero", "aten::sum")),
     *((word, ELEMENTWISE) for word in ("aten::index", "aten::flip", "AccumulateGrad")),

@@ -157,7 +157,6 @@ class _Server:
             end_s=end_s,
             cpu_s=end_cpu_s - start_cpu_s,
             communication_s=report.communication_s,
-            loss=report.loss,
             memory=runner.memory(),
             resident_bytes=resident_bytes,
             taken_bytes=sum(map(torch.cuda.memory_reserved, set(devices))) if devices else resident_bytes,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hvd_r2n2.config import load_config
-from hvd_r2n2.measuring import device_arms as table
-from hvd_r2n2.measuring.device_arms import Optimisation, device_arms, for_inference, matrix_arms, same_as_defaults
+from hvd_r2n2.measuring.device_arms import device_arms, for_inference, matrix_arms, same_as_defaults
 from hvd_r2n2.models import REWRITES
 
 CONFIG = load_config(None, ["train.batch_size=8", "evaluation.batch_size=5", "train.dtype=bfloat16"])
@@ -31,7 +30,7 @@ def test_rewrites_are_added_one_after_the_other_between_plain_and_the_defaults()
 
 def test_last_rewrite_is_the_default_and_is_said_to_be() -> None:
     arms = device_arms(CONFIG)
-    assert same_as_defaults(CONFIG, arms) == {f"+{REWRITES[-1]}": "default-float32"}
+    assert same_as_defaults(CONFIG, arms) == [f"+{REWRITES[-1]}"]
 
 
 def test_defaults_that_leave_a_rewrite_out_are_arms_of_their_own() -> None:
@@ -39,14 +38,6 @@ def test_defaults_that_leave_a_rewrite_out_are_arms_of_their_own() -> None:
     names = [arm.name for arm in device_arms(config)]
     assert f"+{REWRITES[-1]}" in names
     assert "+views" not in names
-
-
-def test_further_optimisation_is_off_in_all_arms_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    recompute = Optimisation("+more", "train.recompute=true", "train.recompute=false")
-    monkeypatch.setattr(table, "_FURTHER", (recompute,))
-    found = {arm.name: arm.config(CONFIG) for arm in device_arms(CONFIG)}
-    assert list(found) == ["plain", *(f"+{name}" for name in REWRITES), *ALWAYS[1:]]
-    assert [name for name, own in found.items() if not own.train.recompute] == ALWAYS[1:]
 
 
 def test_gpu_has_arms_of_its_own_after_all_others() -> None:
@@ -60,7 +51,7 @@ def test_gpu_has_arms_of_its_own_after_all_others() -> None:
     assert [name for name, own in found.items() if own.tf32] == ["+cuda-graphs", *ALWAYS[1:]]
     assert [name for name, own in found.items() if own.cuda_graphs] == ["+cuda-graphs"]
     same = same_as_defaults(CONFIG, device_arms(CONFIG, device_type="cuda"), "cuda")
-    assert same == {"+tf32": "default-float32"}
+    assert same == ["+tf32"]
     graphed = load_config(None, ["train.cuda_graphs=true"])
     names = [arm.name for arm in device_arms(graphed, device_type="cuda")]
     assert names[-3:] == ["+tf32", *ALWAYS[1:]]

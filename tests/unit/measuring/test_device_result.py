@@ -29,7 +29,7 @@ RATES = {"float32": {"best": 1e9}, "bfloat16": {"best": 4e9}}
 
 
 def result(arm: ArmSpec, times_s: list[float], memory: DeviceMemory) -> ArmResult:
-    steps = tuple((Done(0.0, seconds, seconds, 0.0, 0.0, (memory,), 5000 + n, 0),) for n, seconds in enumerate(times_s))
+    steps = tuple((Done(0.0, seconds, seconds, 0.0, (memory,), 5000 + n, 0),) for n, seconds in enumerate(times_s))
     return ArmResult(arm, ("cpu:0",), (), arm.samples(CONFIG), steps, profile=PROFILE)
 
 
@@ -73,7 +73,7 @@ def test_inference_on_a_gpu_needs_what_was_allocated() -> None:
 def test_rate_of_a_shape_is_that_of_its_median_time_and_the_best_shape_counts() -> None:
     times = [(0.1, 1.0), (0.3, 1.0), (0.2, 1.0)]
     steps = tuple(
-        (Done(0.0, 1.0, 1.0, 0.0, 0.0, (), 0, 0, parts_s={"10x20x30": first, "100x20x30": second}),)
+        (Done(0.0, 1.0, 1.0, 0.0, (), 0, 0, parts_s={"10x20x30": first, "100x20x30": second}),)
         for first, second in times
     )
     assert matrix_rates([step[0] for step in steps]) == pytest.approx({"10x20x30": 12000 / 0.2, "100x20x30": 120000})

@@ -16,7 +16,7 @@ def done(
     start_s: float, end_s: float, *, waited_s: float = 0.0, saved: int = 10, tasks: tuple[TaskTime, ...] = ()
 ) -> Done:
     memory = (DeviceMemory(1, 1, 2, saved),) * (2 if tasks else 1)
-    return Done(start_s, end_s, end_s - start_s, waited_s, 0.7, memory, 1000, 1000, tasks, 64 if tasks else 0)
+    return Done(start_s, end_s, end_s - start_s, waited_s, memory, 1000, 1000, tasks, 64 if tasks else 0)
 
 
 def result(arm: ArmSpec, times_s: list[float], samples: int = 8) -> ArmResult:
@@ -86,6 +86,6 @@ def test_every_arm_comes_at_every_place() -> None:
 
 
 def test_arms_that_had_to_share_their_processors_are_named() -> None:
-    slow = Done(0.0, 2.0, 1.5, 0.0, 0.7, (DeviceMemory(1, 1, 2, 10),), 1000, 1000)
+    slow = Done(0.0, 2.0, 1.5, 0.0, (DeviceMemory(1, 1, 2, 10),), 1000, 1000)
     assert is_disturbed([ONE, BOUND]) == []
     assert is_disturbed([ArmResult(ArmSpec("one-device"), ("cpu:0",), (), 8, ((slow,),) * 3), BOUND]) == ["one-device"]

@@ -40,7 +40,7 @@ class Diary:
     def step(self, num_views: int) -> list[Done]:
         self.lines.append(self.name)
         memory = (DeviceMemory(1, 1, 2, self.micro_batch * SAVED_OF_A_SAMPLE),)
-        return [Done(0.0, STEP_S[self.parts], 1.0, 0.0, 0.7, memory, resident_bytes=2000, taken_bytes=1000)]
+        return [Done(0.0, STEP_S[self.parts], 1.0, 0.0, memory, resident_bytes=2000, taken_bytes=1000)]
 
     def profile(self, num_views: int) -> Profile:
         self.lines.append(f"{self.name} is profiled")
