@@ -35,8 +35,6 @@ class ArmSpec:
     """How many; each but an `engine` has one device."""
     overrides: tuple[str, ...] = ()
     """What differs from the benchmark's settings: section.key=value."""
-    accumulations: tuple[int, ...] = ()
-    """Numbers of micro-batches (train.accumulation) that are tried first: the fastest becomes the arm's."""
     network: str = MEMORY
     """How ranks under mpirun talk: see `networks.py`."""
     bursts: tuple[Burst, ...] = ()
@@ -64,8 +62,8 @@ class ArmSpec:
         return replace(self, overrides=(*self.overrides, *overrides))
 
     def with_accumulation(self, count: int) -> ArmSpec:
-        """Return the arm with so many micro-batches, and no others to try."""
-        return replace(self.with_overrides(f"train.accumulation={count}"), accumulations=())
+        """Return the arm with so many micro-batches."""
+        return self.with_overrides(f"train.accumulation={count}")
 
     def samples(self, config: Config) -> int:
         """Return the samples that all processes together take in a step."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from hvd_r2n2.common.hardware import find_hardware, find_versions
@@ -37,8 +36,8 @@ def measure_baseline(config: Config, request: Request) -> Baseline:
     request.report(heading(config, machine, most))
     arm, trials = ArmSpec(ONE_DEVICE), {}
     if request.accumulation is None:
-        candidates = tuple(possible_accumulations(config.train.batch_size))
-        arm, tried = choose_accumulation(replace(arm, accumulations=candidates), config, machine, most, request.report)
+        counts = possible_accumulations(config.train.batch_size)
+        arm, tried = choose_accumulation(arm, counts, config, machine, most, request.report)
         trials = dict(tried)
     else:
         arm = arm.with_accumulation(request.accumulation)

@@ -164,8 +164,8 @@ def _settle(
     if request.accumulation is not None:
         best = request.accumulation
     else:
-        one = ArmSpec(ONE_DEVICE, accumulations=tuple(possible_accumulations(batch)))
-        chosen, tried = choose_accumulation(one, config, machine, num_views, request.report)
+        one, counts = ArmSpec(ONE_DEVICE), possible_accumulations(batch)
+        chosen, tried = choose_accumulation(one, counts, config, machine, num_views, request.report)
         trials[ONE_DEVICE] = dict(tried)
         best = chosen.config(config).train.accumulation
     settled = []
@@ -178,9 +178,7 @@ def _settle(
         if arm.kind != "ddp" or arm.processes == 1 or same == 1:
             settled.append(arm.with_accumulation(same))
             continue
-        arm, tried = choose_accumulation(
-            replace(arm, accumulations=(same, 1)), config, machine, num_views, request.report
-        )
+        arm, tried = choose_accumulation(arm, (same, 1), config, machine, num_views, request.report)
         trials[arm.name] = dict(tried)
         settled.append(arm)
     return settled, trials

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hvd_r2n2.comm import JobError
-from hvd_r2n2.common.statistics import Spread
+from hvd_r2n2.common.statistics import Spread, spread_of_ratios
 from hvd_r2n2.config import Config, to_mapping
 from hvd_r2n2.data.cache_build import cache_folder
 from hvd_r2n2.data.dataset import open_dataset
@@ -140,8 +140,7 @@ def entries(found: Sequence[ArmRates]) -> list[dict[str, Any]]:
     for arm in found:
         rates = arm.images_per_s
         by_core = [rate / arm.arm.cores for rate in rates]
-        # Of the same round each: drifts of the machine fall out.
-        ratio = Spread.of([rate / reference for rate, reference in zip(by_core, decoded, strict=True)])
+        ratio = spread_of_ratios(decoded, by_core)
         whole = Spread.of(rates)
         written.append(
             {

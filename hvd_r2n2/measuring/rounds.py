@@ -37,16 +37,19 @@ class Measurement:
 
 
 def choose_accumulation(
-    arm: ArmSpec, config: Config, machine: Machine, num_views: int, report: Callable[[str], None]
+    arm: ArmSpec,
+    counts: Sequence[int],
+    config: Config,
+    machine: Machine,
+    num_views: int,
+    report: Callable[[str], None],
 ) -> tuple[ArmSpec, Mapping[int, float]]:
-    """Try an arm's numbers of micro-batches; return the arm with the fastest, and the median step of each in seconds.
+    """Try numbers of micro-batches; return the arm with the fastest, and the median step of each in seconds.
 
     The most come first, for they need the least memory; once there is not enough for fewer, the rest is left out.
     """
     trials: dict[int, float] = {}
-    if not arm.accumulations:
-        return arm, trials
-    counts = sorted(arm.accumulations, reverse=True)
+    counts = sorted(counts, reverse=True)
     limit = _memory_limit(machine)
     with _folder() as folder, Team(arm, machine, folder) as team:
         for count, following in zip(counts, [*counts[1:], 1], strict=True):

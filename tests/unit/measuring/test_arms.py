@@ -59,9 +59,3 @@ def test_numbers_of_micro_batches_divide_the_samples_and_the_most_come_first() -
     assert possible_accumulations(24) == [8, 4, 2, 1]
     assert possible_accumulations(32) == [16, 8, 4, 2, 1]
     assert possible_accumulations(3) == [1]
-
-
-def test_chosen_accumulation_leaves_nothing_to_try() -> None:
-    arm = ArmSpec("one-device", accumulations=(4, 2)).with_accumulation(2)
-    assert arm.accumulations == ()
-    assert arm.config(CONFIG).train.accumulation == 2

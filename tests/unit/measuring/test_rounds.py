@@ -122,8 +122,7 @@ def test_every_timed_step_is_warmed_up_as_often_as_at_first_where_memory_is_shor
 
 def test_fastest_number_of_micro_batches_is_chosen(diary: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     set_memory(monkeypatch, 10**6)
-    arm = ArmSpec("a", accumulations=(1, 2, 4, 8))
-    chosen, trials = choose_accumulation(arm, CONFIG, MACHINE, 1, lambda text: None)
+    chosen, trials = choose_accumulation(ArmSpec("a"), (1, 2, 4, 8), CONFIG, MACHINE, 1, lambda text: None)
     assert chosen == ArmSpec("a", overrides=("train.accumulation=4",))
     assert trials == STEP_S
     assert [line for line in diary if "prepares" in line] == [f"a prepares {count}" for count in (8, 4, 2, 1)]
@@ -134,13 +133,7 @@ def test_micro_batches_that_memory_has_no_room_for_are_not_tried(
 ) -> None:
     set_memory(monkeypatch, 400)  # of which 320 may be used: 2 micro-batches of 4 samples would need 404
     said: list[str] = []
-    arm = ArmSpec("a", accumulations=(1, 2, 4, 8))
-    chosen, trials = choose_accumulation(arm, CONFIG, MACHINE, 1, said.append)
+    chosen, trials = choose_accumulation(ArmSpec("a"), (1, 2, 4, 8), CONFIG, MACHINE, 1, said.append)
     assert trials.keys() == {8, 4}
     assert chosen.overrides == ("train.accumulation=4",)
     assert said[-1] == "a: fewer micro-batches would need 0.0 GiB, they are left out"
-
-
-def test_arm_with_nothing_to_try_starts_nothing(diary: list[str]) -> None:
-    assert choose_accumulation(ARMS[0], CONFIG, MACHINE, 1, lambda text: None) == (ARMS[0], {})
-    assert diary == []
