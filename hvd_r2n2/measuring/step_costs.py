@@ -32,7 +32,10 @@ from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.tasks import create_task
 
 _PICTURE_BYTES = 256 * 256 * 3
-"""Of a picture with a class, as it is cached."""
+"""Assumed of a picture with a class: 256×256 pixels, not compressed. Settings do not say how large the files of a
+folder are, which are read and decoded anew each time; renderings with a class are cached and have less than half."""
+_RENDERING_BYTES = IMAGE_SIZE**2 * CHANNELS
+"""Of a rendering in the cache, at most: the rectangle around the object is kept."""
 
 
 def measured_workload(config: Config, job: Job, costs: Costs, source: str) -> Workload:
@@ -89,7 +92,7 @@ def _empty(config: Config, job: Job) -> Workload:
         steps=train.steps,
         accumulation=train.accumulation,
         images_per_sample=1.0 if model.classifies else fmean(range(train.min_views, train.max_views + 1)),
-        bytes_per_image=float(_PICTURE_BYTES if model.classifies else IMAGE_SIZE**2 * CHANNELS),
+        bytes_per_image=float(_PICTURE_BYTES if model.classifies else _RENDERING_BYTES),
     )
 
 
