@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from hvd_r2n2.common.statistics import Spread
+from hvd_r2n2.measuring.report import wide_console
 
 _LEAST_WIDTH = 150
 _KINDS = {
@@ -21,8 +21,7 @@ _KINDS = {
 
 def print_calibration(content: Mapping[str, Any]) -> None:
     """Print a table of links, of allreduces and of steps, and how large the errors are."""
-    console = Console(highlight=False)
-    console.width = max(console.width, _LEAST_WIDTH)  # a narrow terminal, or none, must not cut figures
+    console = wide_console(_LEAST_WIDTH)
     machine = content["machine"]
     console.print(
         f"{machine['cores']} core(s), one thread a rank; computing is {machine['slowdown']:.2f} times slower while all "

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from hvd_r2n2.measuring.report import wide_console
 from hvd_r2n2.telemetry.charts import Bar, Comparison, draw_comparison
 
 _REFERENCE = "decode"
@@ -39,8 +39,7 @@ def print_rates(content: Mapping[str, Any]) -> None:
             f"{arm['of_decode_a_core']:.2f}×",
             f"{ratio_low:.2f} to {ratio_high:.2f}",
         )
-    console = Console(highlight=False)
-    console.width = max(console.width, 120)  # a narrow terminal, or none, must not cut figures
+    console = wide_console(120)
     console.print(table)
     for arm in content["arms"]:
         console.print(f"{arm['name']}: {arm['what']}", markup=False)

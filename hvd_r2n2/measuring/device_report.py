@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from hvd_r2n2.measuring.report import wide_console
 from hvd_r2n2.telemetry.breakdown_chart import BreakdownPart, BreakdownRow, draw_breakdown
 
 _LEAST_WIDTH = 150
@@ -18,9 +18,7 @@ _TITLES = {"training": "training step", "inference": "inference, batch", "single
 
 def print_device_tables(title: str, content: Mapping[str, Any]) -> None:
     """Print figures and where the time went, a row an arm, for each part that was measured."""
-    console = Console(highlight=False)
-    # A narrow terminal, or none, must not cut figures.
-    console.width = max(console.width, _LEAST_WIDTH, (2 + len(content["arms"])) * _COLUMN_WIDTH)
+    console = wide_console(max(_LEAST_WIDTH, (2 + len(content["arms"])) * _COLUMN_WIDTH))
     console.print(title, markup=False)
     for part, arms in _parts(content):
         console.print(_figures(_TITLES[part], arms))

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from hvd_r2n2.common.files import read_json
 from hvd_r2n2.common.statistics import Spread
 from hvd_r2n2.config import load_config, to_mapping
+from hvd_r2n2.measuring.report import wide_console
 from hvd_r2n2.telemetry.charts import Bar, Comparison, draw_comparison
 
-_WIDTH = 140
+_LEAST_WIDTH = 140
 _SCORES = ("iou", "accuracy")
 """What a run's summary has, by its task."""
 
@@ -133,9 +133,7 @@ def print_runs(gathered: Gathered) -> None:
             f"{run.peak_bytes / 2**20:.0f} MiB",
             f"{name} {value:.4f}",
         )
-    console = Console(highlight=False)
-    # A narrow terminal, or none, must not cut figures.
-    console.width = max(console.width, _WIDTH)
+    console = wide_console(_LEAST_WIDTH)
     console.print(table)
     for path, why in gathered.left_out.items():
         console.print(f"left out: {path} ({why})", markup=False)

@@ -72,6 +72,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
+def wide_console(least_width: int) -> Console:
+    """Return a console of at least this width: a narrow terminal, or none, must not cut figures."""
+    console = Console(highlight=False)
+    console.width = max(console.width, least_width)
+    return console
+
+
 def print_table(title: str, arms: Sequence[Mapping[str, Any]], left_out: Mapping[str, str], *, ranks: bool) -> None:
     """Print a row an arm; `ranks` shows what was waited for gradients, otherwise how busy devices were."""
     table = Table(title=title, title_justify="left")
@@ -101,9 +108,7 @@ def print_table(title: str, arms: Sequence[Mapping[str, Any]], left_out: Mapping
                 known = "predicted_s" in arm
                 cells.append(f"{arm['predicted_s']:.3f} s {arm['prediction_error']:+.0%}" if known else "")
         table.add_row(*cells)
-    console = Console(highlight=False)
-    # A narrow terminal, or none, must not cut figures.
-    console.width = max(console.width, 120)
+    console = wide_console(120)
     console.print(table)
     for name, reason in left_out.items():
         console.print(f"left out: {name} ({reason})", markup=False)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from hvd_r2n2.common.extras import require
+from hvd_r2n2.measuring.report import wide_console
 from hvd_r2n2.measuring.scale import Scaling
 from hvd_r2n2.scaling.comparison import ARRANGEMENTS, MODES, Row
 from hvd_r2n2.scaling.published import TOLERANCE, Check
@@ -21,7 +21,7 @@ _TITLES = {"strong": "the batch of the settings over all devices", "weak": "the 
 
 def print_scaling(found: Scaling) -> None:
     """Print a table for each way to grow, a row an arrangement and number of devices."""
-    console = _console()
+    console = wide_console(_LEAST_WIDTH)
     workload = found.content["workload"]
     console.print(f"{workload['name']}: {workload['gradient_bytes'] / 2**20:.0f} MiB of gradients", markup=False)
     console.print(f"costs: {workload['source']}", markup=False)
@@ -51,7 +51,7 @@ def print_checks(checks: Sequence[Check]) -> None:
             f"{one.lowest:.1%} to {one.highest:.1%}",
             f"{100 * one.error:+.1f} points",
         )
-    console = _console()
+    console = wide_console(_LEAST_WIDTH)
     console.print(table)
     console.print(f"over RDMA (roce-25g) at most {100 * TOLERANCE:.0f} points may lie between them", markup=False)
 
@@ -121,9 +121,3 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
             "" if row.cost is None else f"{row.cost:,.0f}",
         )
     return table
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    console.width = max(console.width, _LEAST_WIDTH)  # a narrow terminal, or none, must not cut figures
-    return console
