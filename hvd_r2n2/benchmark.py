@@ -11,6 +11,7 @@ from pathlib import Path
 from hvd_r2n2.comm import launch_facts, run_door
 from hvd_r2n2.common.arguments import count, known_hint
 from hvd_r2n2.common.files import check_can_write
+from hvd_r2n2.common.standard_error import say
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.measuring.baseline import measure_baseline
 from hvd_r2n2.measuring.comparison import Comparison, Request, compare_ranks, compare_splits, for_random_batches
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warmup=options.warmup,
         accumulation=getattr(options, "accumulation", None),
         command=_command(words),
-        report=_report,
+        report=say,
         predict=getattr(options, "predict", False),
     )
     if options.subcommand == "baseline":
@@ -70,12 +71,8 @@ def _command(words: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "hvd_r2n2.benchmark", *words])
 
 
-def _report(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _data(config: Config, options: argparse.Namespace, words: Sequence[str]) -> None:
-    content = measure_data(config, DataRequest(options.rounds, options.seconds, _command(words), _report))
+    content = measure_data(config, DataRequest(options.rounds, options.seconds, _command(words), say))
     print_rates(content)
     if options.json is not None:
         write_json(options.json, content)

@@ -1,13 +1,13 @@
 """The command `python -m hvd_r2n2.evaluate`: a checkpoint's IoU (or accuracy) by category, and more."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hvd_r2n2.comm import connect, run_door
 from hvd_r2n2.common.files import check_can_write, replacing
+from hvd_r2n2.common.standard_error import say
 from hvd_r2n2.config import Config, SplitConfig, with_overrides
 from hvd_r2n2.training.checkpoint import Checkpoint, open_checkpoint
 from hvd_r2n2.training.data import data_root
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     json_path, csv_path = _output_paths(checkpoint, config, options)
     comm = connect()
     comm.watch(config.train.stall_timeout_s)
-    report = _say if comm.is_root else _say_nothing
+    report = say if comm.is_root else _say_nothing
     for warning in warnings:
         report(f"warning: {warning}")
     device = place_rank(config, comm, report).devices[0]
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for path, text in ((json_path, result.to_json()), (csv_path, result.to_csv())):
             with replacing(path) as partial:
                 partial.write_text(text, encoding="utf-8")
-            _say(f"wrote {path}")
+            say(f"wrote {path}")
     comm.barrier()  # rank 0 may still fail to write: none has succeeded before it has
     comm.close()
 
@@ -206,10 +206,6 @@ def _differences(checkpoint: Checkpoint, config: Config, options: argparse.Names
 
 def _place(path: str | None) -> Path | None:
     return None if path is None else Path(path).resolve()
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _say_nothing(text: str) -> None:

@@ -18,6 +18,7 @@ from hvd_r2n2.common.arguments import count
 from hvd_r2n2.common.files import check_can_write, replacing
 from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.common.memory import keep_freed_memory
+from hvd_r2n2.common.standard_error import say
 from hvd_r2n2.config import Config, load_config, to_mapping, with_overrides
 from hvd_r2n2.measuring.comparison import for_random_batches
 from hvd_r2n2.measuring.prediction import plan_devices
@@ -57,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.split.strategy == "none":
         given = with_overrides(given, ["split.strategy=auto"], "planning")
     share_of_batch(given, options.ranks)
-    placement = place_rank(given, Alone(), _say)
+    placement = place_rank(given, Alone(), say)
     effort = Effort(options.measure_steps, options.measure_seconds)
-    _, findings = plan_devices(for_random_batches(given), placement, options.ranks, effort, _say)
+    _, findings = plan_devices(for_random_batches(given), placement, options.ranks, effort, say)
     _show(findings, placement)
     _write(findings, given, options, shlex.join(["python", "-m", "hvd_r2n2.plan", *words]))
 
@@ -111,10 +112,6 @@ def _write(findings: Findings, given: Config, options: argparse.Namespace, comma
         with replacing(options.json) as partial:
             partial.write_text(to_json(findings.ranking, findings.costs, about), encoding="utf-8")
         print(f"{options.json}: written")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

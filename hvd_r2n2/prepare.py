@@ -1,10 +1,10 @@
 """Prepare data: `python -m hvd_r2n2.prepare shapes --out DIR --models-per-category N` writes the built-in shapes."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from hvd_r2n2.comm import run_door
+from hvd_r2n2.common.standard_error import say
 from hvd_r2n2.data.shapes_writer import write_shapes
 
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seed=options.seed,
         resolution=options.resolution,
         processes=options.processes,
-        report=lambda text: print(text, file=sys.stderr, flush=True),
+        report=say,
     )
     print(
         f"{options.out}: {written.num_models} models ({written.num_new_models} new), {written.num_pictures} pictures, "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from hvd_r2n2.common.arguments import count
 from hvd_r2n2.common.files import check_can_write
 from hvd_r2n2.common.memory import keep_freed_memory
+from hvd_r2n2.common.standard_error import say
 from hvd_r2n2.config import Config, load_config, to_mapping
 from hvd_r2n2.measuring.calibration import calibrate
 from hvd_r2n2.measuring.calibration_network import CalibrationRequest
@@ -85,16 +85,12 @@ def _calibrate(options: argparse.Namespace, command: str) -> None:
         largest_bytes=options.largest_mib * 2**20,
         effort=Effort(options.measure_steps, options.measure_seconds),
         command=command,
-        report=_say,
+        report=say,
     )
     content = calibrate(load_config(options.config, options.overrides), request)
     if options.json is not None:
         write_json(options.json, content)
     print_calibration(content)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _refuse_ignored(options: argparse.Namespace) -> None:
@@ -118,7 +114,7 @@ def _workload(config: Config, options: argparse.Namespace) -> Workload:
         return assume_workload(config, options.device, options.device_share)
     keep_freed_memory()
     effort = Effort(options.measure_steps, options.measure_seconds)
-    return measure_workload(config, effort, _say)
+    return measure_workload(config, effort, say)
 
 
 def _conditions(config: Config, options: argparse.Namespace) -> Conditions:
