@@ -9,7 +9,7 @@ from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.common.statistics import Spread
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.arms import ONE_DEVICE, ArmSpec, possible_accumulations
-from hvd_r2n2.measuring.comparison import Request, views_of, without_split
+from hvd_r2n2.measuring.comparison import Request, without_split
 from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.report import heading, now
 from hvd_r2n2.measuring.result import step_s
@@ -31,8 +31,7 @@ def measure_baseline(config: Config, request: Request) -> Baseline:
     """
     machine = Machine.find(config)
     config, _ = without_split(config)
-    most = views_of(config)
-    least = min(most, config.train.min_views)
+    most = config.view_counts[-1]
     request.report(heading(config, machine, most))
     arm, trials = ArmSpec(ONE_DEVICE), {}
     if request.accumulation is None:
@@ -41,7 +40,7 @@ def measure_baseline(config: Config, request: Request) -> Baseline:
         trials = dict(tried)
     else:
         arm = arm.with_accumulation(request.accumulation)
-    times_s: dict[int, list[float]] = {num_views: [] for num_views in range(least, most + 1)}
+    times_s: dict[int, list[float]] = {num_views: [] for num_views in config.view_counts}
     with tempfile.TemporaryDirectory(prefix="hvd_r2n2-") as folder, Team(arm, machine, Path(folder)) as team:
         team.prepare(arm, config)
         for number in range(request.warmup + request.rounds):

@@ -11,7 +11,7 @@ from typing import Any
 from hvd_r2n2.comm import find_launcher
 from hvd_r2n2.config import Config, with_overrides
 from hvd_r2n2.measuring.calibration_network import CalibrationRequest, NetworkCalibration, fusion_of
-from hvd_r2n2.measuring.comparison import for_random_batches, views_of, without_split
+from hvd_r2n2.measuring.comparison import for_random_batches, without_split
 from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.networks import why_not
 from hvd_r2n2.measuring.prediction import measure_layers
@@ -48,7 +48,7 @@ def calibrate(config: Config, request: CalibrationRequest) -> dict[str, Any]:
     for count in request.ranks:
         share_of_batch(config, count)
     machine = Machine.find(config, num_devices=min(len(os.sched_getaffinity(0)), request.ranks[-1]))
-    num_views = views_of(config)
+    num_views = config.view_counts[-1]
     request.report(heading(config, machine, num_views))
     workload, shared = _measure_stages(config, machine, num_views, request.effort, request.report)
     links: dict[str, Link] = {}

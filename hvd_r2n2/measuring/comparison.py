@@ -93,11 +93,6 @@ def without_split(config: Config) -> tuple[Config, SplitConfig]:
     return replace(config, split=SplitConfig()), config.split
 
 
-def views_of(config: Config) -> int:
-    """Return the views of every step: the most that training has; a classifier's picture is one view."""
-    return 1 if config.model.classifies else config.train.max_views
-
-
 def _with_split(arm: ArmSpec, split: SplitConfig) -> ArmSpec:
     """Return an arm of a split with the settings of the config's own split: devices, and all where both are alike."""
     if not any(override.startswith("split.strategy=") for override in arm.overrides):
@@ -114,7 +109,8 @@ def _with_split(arm: ArmSpec, split: SplitConfig) -> ArmSpec:
 
 
 def _compare(name: str, config: Config, machine: Machine, arms: Sequence[ArmSpec], request: Request) -> Comparison:
-    num_views, title = views_of(config), heading(config, machine, views_of(config))
+    num_views = config.view_counts[-1]
+    title = heading(config, machine, num_views)
     request.report(title)
     reasons = {arm.name: machine.why_not(arm) for arm in arms}
     left_out = {arm: reason for arm, reason in reasons.items() if reason is not None}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from hvd_r2n2.common.hardware import bfloat16_hardware
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.arms import ArmSpec
-from hvd_r2n2.measuring.comparison import Request, for_random_batches, views_of
+from hvd_r2n2.measuring.comparison import Request, for_random_batches
 from hvd_r2n2.measuring.device_arms import (
     DEFAULT_FLOAT32,
     device_arms,
@@ -104,7 +104,7 @@ def _arms_of(part: Part, arms: Sequence[ArmSpec], config: Config) -> tuple[list[
     """Return a part's arms, first those that measure the machine, and the views of its steps."""
     classifies = config.model.classifies
     if part == "training":
-        return [*matrix_arms(arms, config), *arms], views_of(config)
+        return [*matrix_arms(arms, config), *arms], config.view_counts[-1]
     own = [for_inference(arm) for arm in arms]
     if part == "single":
         own = [arm.with_overrides("evaluation.batch_size=1") for arm in own]
@@ -115,7 +115,9 @@ def _arms_of(part: Part, arms: Sequence[ArmSpec], config: Config) -> tuple[list[
 def _title(config: Config, machine: Machine) -> str:
     network, train, evaluation = config.model, config.train, config.evaluation
     size = "" if network.classifies else f", {network.voxel_resolution}³"
-    views = ("", "") if network.classifies else (f" of {views_of(config)} view(s)", f" of {evaluation.views} view(s)")
+    views = (
+        ("", "") if network.classifies else (f" of {config.view_counts[-1]} view(s)", f" of {evaluation.views} view(s)")
+    )
     where = "one GPU" if machine.gpus else f"{machine.threads} thread(s)"
     return (
         f"{network.name}, width {network.width:g}{size}, {where}; training: batch {train.batch_size}{views[0]}; "

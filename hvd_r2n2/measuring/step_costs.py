@@ -91,7 +91,7 @@ def _empty(config: Config, job: Job) -> Workload:
         batch_size=train.batch_size,
         steps=train.steps,
         accumulation=train.accumulation,
-        images_per_sample=1.0 if model.classifies else fmean(range(train.min_views, train.max_views + 1)),
+        images_per_sample=fmean(config.view_counts),
         bytes_per_image=float(_PICTURE_BYTES if model.classifies else _RENDERING_BYTES),
     )
 

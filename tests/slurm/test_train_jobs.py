@@ -122,6 +122,8 @@ def test_job_whose_node_loses_power_is_requeued_and_ends_in_the_same_bits(
 def test_job_waits_for_a_node_that_slurm_hands_out_before_it_is_back(
     whole: Path, data: Path, folder: Path, throw_away: Cluster
 ) -> None:
+    # Else the job would start later, when Slurm knows that the node is down.
+    throw_away.until(lambda: throw_away.run("sinfo", "-h", "-N", "-o", "%t").split() == ["idle"] * 2, "idle nodes")
     throw_away.power("fail", "node2")
     try:
         job = throw_away.submit(*TWO_NODES, SCRIPT, *arguments(data), cwd=folder)
