@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         help="other data than the run's: a folder with ShapeNetRendering/ and ShapeNetVox32/, or with CLASS/*.png",
     )
     add("--split", help="another split than the run's: r2n2, or a file like ShapeNet.json")
-    add("--categories", nargs="+", metavar="NAME", help="only these categories (default: the run's)")
+    add("--categories", nargs="+", metavar="NAME", help="only these categories, or all (default: the run's)")
     add("--part", choices=("test", "validation"), default="test", help="which part is measured (test)")
     add("--threshold", type=float, metavar="T", help="fix the threshold instead of choosing it on the validation part")
     add("--json", type=Path, metavar="FILE", help=f"where to write JSON ({default.format('json')})")
@@ -150,7 +150,7 @@ def _configure(config: Config, options: argparse.Namespace) -> Config:
         fraction = data.validation_fraction if options.split == "r2n2" else None  # a file brings its own part
         data = replace(data, split=options.split, validation_fraction=fraction)
     if options.categories is not None:
-        data = replace(data, categories=tuple(options.categories))
+        data = replace(data, categories=None if options.categories == ["all"] else tuple(options.categories))
     if options.batch_size is not None:
         evaluation = replace(evaluation, batch_size=options.batch_size)
     # These were of the machine that trained.

@@ -1,13 +1,13 @@
 """The command `python -m hvd_r2n2.reconstruct`: pictures of one object into voxels, a mesh and a preview."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from hvd_r2n2.comm import Alone, choose_devices, gather_places, run_door
+from hvd_r2n2.common.standard_error import say
 from hvd_r2n2.models import Network, create_model, load_original_weights
 from hvd_r2n2.models.original_weights import ORIGINAL_NETWORK
 from hvd_r2n2.training.checkpoint import Checkpoint, open_checkpoint
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
+    say(f"warning: {text}")
 
 
 def _network(checkpoint: Checkpoint | None, original_weights: Path | None, device: torch.device) -> Network:

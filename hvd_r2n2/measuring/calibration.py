@@ -40,6 +40,9 @@ def calibrate(config: Config, request: CalibrationRequest) -> dict[str, Any]:
     config = without_split(for_random_batches(one))[0]
     if config.train.accumulation > 1:
         raise ValueError("--calibrate: train.accumulation must be 1")
+    variables = sorted(os.environ.keys() & {"HOROVOD_CYCLE_TIME", "HOROVOD_FUSION_THRESHOLD"})
+    if variables:
+        raise ValueError(f"--calibrate: {', '.join(variables)}: would go before the settings of horovod.* (unset it)")
     if config.horovod.fusion_threshold_mib:
         raise ValueError(
             "--calibrate: links are fitted to tensors that are averaged each on its own, horovod.fusion_threshold_mib="

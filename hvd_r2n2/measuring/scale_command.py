@@ -88,9 +88,9 @@ def _calibrate(options: argparse.Namespace, command: str) -> None:
         report=say,
     )
     content = calibrate(load_config(options.config, options.overrides), request)
+    print_calibration(content)
     if options.json is not None:
         write_json(options.json, content)
-    print_calibration(content)
 
 
 def _refuse_ignored(options: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from hvd_r2n2.common.files import replacing
+from hvd_r2n2.common.standard_error import say
 
 
 class RunLog:
@@ -168,7 +169,7 @@ class RunLog:
 
     def _warn(self, text: str) -> None:
         with suppress(OSError):  # the disk that is full may be that of the output as well
-            print(f"warning: {self._folder}: {text}", file=sys.stderr, flush=True)
+            say(f"warning: {self._folder}: {text}")
 
     def _add_event(self, add: Callable[[SummaryWriter], None]) -> None:
         """Give TensorBoard's writer something; once it has failed it gets no more, since its thread has ended."""

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hvd_r2n2.common.files import read_json
+from hvd_r2n2.common.memory import is_out_of_memory
 from hvd_r2n2.config import Config, load_config, to_yaml
 from hvd_r2n2.models import Network, load_weights, save_weights
 from hvd_r2n2.training.engine import Engine
@@ -78,6 +79,10 @@ class Checkpoint:
         return self.path / "model.safetensors"
 
 
+class LinksError(OSError):
+    """A checkpoint is written, but the links to it are not right, or older ones are still there."""
+
+
 def write_checkpoint(
     folder: Path,
     model: Network,
@@ -91,8 +96,8 @@ def write_checkpoint(
     under a name that is looked for.
 
     Raises:
-        OSError: no room or no permission; what was there before is untouched. Or it is written, but the links or older
-            checkpoints could not be changed.
+        LinksError: it is written, but the links or older checkpoints could not be changed.
+        OSError: no room or no permission; what was there before is untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / _folder_name(state.step)
@@ -111,14 +116,17 @@ def write_checkpoint(
             _sync(partial / name)
         _sync(partial)
         _replace(partial, target)
-    except (OSError, SafetensorError) as error:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise OSError(f"{target}: the checkpoint could not be written ({error}); earlier ones are untouched") from error
+        if isinstance(error, Exception) and (isinstance(error, (OSError, SafetensorError)) or is_out_of_memory(error)):
+            why = f"the checkpoint could not be written ({error}); earlier ones are untouched"
+            raise OSError(f"{target}: {why}") from error
+        raise
     try:
         point_links(folder, state)
         _drop_old(folder, config.checkpoint.keep_last)
     except OSError as error:
-        raise OSError(
+        raise LinksError(
             f"{target}: the checkpoint is written, but `last` and `best` could not be pointed at the right ones, or "
             f"older ones not be removed ({error})"
         ) from error

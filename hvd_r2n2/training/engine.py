@@ -24,7 +24,7 @@ from hvd_r2n2.training.optimizer import build_optimizer, set_learning_rate
 
 
 class NotFiniteError(JobError):
-    """The loss or the gradient of a step is not a number; no weight has moved."""
+    """The loss or the gradient of a step is not finite; no weight has moved."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any
 import torch
 
 from hvd_r2n2.comm import Communicator
+from hvd_r2n2.common.standard_error import say
 from hvd_r2n2.config import Config
 from hvd_r2n2.data.loader import Batch, move_ahead
 from hvd_r2n2.data.samples import Samples
 from hvd_r2n2.models import Network
 from hvd_r2n2.telemetry import Baseline, RunLog
-from hvd_r2n2.training.checkpoint import TrainingState, write_checkpoint
+from hvd_r2n2.training.checkpoint import LinksError, TrainingState, write_checkpoint
 from hvd_r2n2.training.consistency import check_equal, parameter_digest
 from hvd_r2n2.training.engine import Engine, StepReport
 from hvd_r2n2.training.placement import Placement
@@ -122,7 +122,7 @@ class _Loop:
                 f"weights are not moved ({spikes.skipped} such steps so far)"
             )
         for text in batch.replaced:  # on the rank that met it
-            print(f"warning: step {batch.step + 1}: {text}", file=sys.stderr, flush=True)
+            say(f"warning: step {batch.step + 1}: {text}")
 
     def _after_step(self, step: int, *, is_stopping: bool) -> None:
         config, before = self._config, self._state
@@ -161,19 +161,20 @@ class _Loop:
 
     def _keep(self, before: TrainingState, *, is_last: bool) -> None:
         """Write a checkpoint; one that cannot be written is an error only at the end, since the next may succeed."""
-        run, failure = self._run, None
+        run, failure, is_written = self._run, None, True
         if run.communicator.is_root:
             run.engine.write_back()
             tensors = run.engine.optimizer_tensors()
             try:
                 write_checkpoint(run.folder / "checkpoints", run.model, tensors, self._state, self._config)
             except OSError as error:
-                failure = str(error)
-        failure = run.communicator.broadcast_object(failure)
+                failure, is_written = str(error), isinstance(error, LinksError)
+        failure, is_written = run.communicator.broadcast_object((failure, is_written))
         if failure is None:
             return
         if is_last:
             raise OSError(failure)
         run.log.line(f"warning: {failure}; training goes on, and the next checkpoint is tried")
-        # What is not on disk is not the best: another one may still become it.
-        self._state = replace(self._state, best_score=before.best_score, best_step=before.best_step)
+        if not is_written:
+            # What is not on disk is not the best: another one may still become it.
+            self._state = replace(self._state, best_score=before.best_score, best_step=before.best_step)

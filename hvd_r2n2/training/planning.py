@@ -86,7 +86,7 @@ def make_plan(
 
 
 def _on_first_rank(job: Callable[[], T], communicator: Communicator, every_s: float) -> T:
-    """Return what a job gives on rank 0, on every rank; those that wait meet rank 0 `every_s` seconds.
+    """Return what a job gives on rank 0, on every rank; those that wait meet it every `every_s` seconds.
 
     A rank that does not come to a meeting within `train.stall_timeout_s` is taken for lost.
     """

@@ -141,6 +141,17 @@ def test_another_measurement_than_the_run_s_gets_a_name_of_its_own(
         path.unlink()
 
 
+def test_a_run_of_some_categories_is_evaluated_on_all(run: Path, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(find_checkpoint(run))
+    config = replace(checkpoint.config, data=replace(checkpoint.config.data, categories=("chair",)))
+    model = create_model("3d-gru-1", width=1 / 16, seed=3)
+    write_checkpoint(tmp_path / "checkpoints", model, {}, checkpoint.state, config)
+    for words, name in (([], "evaluation"), (["--categories", "all"], "evaluation-all")):
+        main([str(tmp_path), "--views", "1", "--no-f-score", *words])
+        result = json.loads((tmp_path / f"{name}.json").read_text())["results"][0]
+        assert len(result["categories"]) == (3 if words else 1)
+
+
 def test_a_checkpoint_that_is_not_the_run_s_best_leaves_the_run_s_results_alone(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy, symlinks=True)

@@ -60,6 +60,21 @@ def test_full_disk_is_a_warning_and_at_the_end_an_error(small_disk: Path, tiny_d
     assert f"going on from step-{last.step:08d}" in resumed.stdout
 
 
+def test_checkpoints_whose_links_cannot_be_set_are_whole(tiny_data: Path, tmp_path: Path, python: Launcher) -> None:
+    run = tmp_path / "run"
+    in_the_way = run / "checkpoints" / ".partial-last"  # where a new link is made
+    in_the_way.mkdir(parents=True)
+    done = python(*TRAIN, *arguments(tiny_data, 3), "--resume", "--out", run)
+    assert done.returncode == 1
+    message = rf"{run}/checkpoints/step-(\d{{8}}): the checkpoint is written, but .*"
+    assert re.findall(f"^warning: {message}; training goes on", done.stdout, re.MULTILINE) == ["00000001", "00000002"]
+    assert re.findall(f"error: {message}", done.stderr) == ["00000003"]
+    in_the_way.rmdir()
+    resumed = python(*TRAIN, "--resume", "--out", run)
+    assert resumed.returncode == 0, resumed.stderr
+    assert read_checkpoint((run / "checkpoints" / "last").resolve()).step == 3
+
+
 def test_disk_that_gets_room_again_changes_nothing_else(
     small_disk: Path, tiny_data: Path, tmp_path: Path, python: Launcher
 ) -> None:

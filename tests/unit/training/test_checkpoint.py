@@ -15,6 +15,7 @@ from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.models import create_model, voxel_loss_stage
 from hvd_r2n2.training import checkpoint as checkpoints
 from hvd_r2n2.training.checkpoint import (
+    LinksError,
     TrainingState,
     find_checkpoint,
     find_newest,
@@ -130,17 +131,23 @@ def test_failure_while_writing_leaves_what_was_there(tmp_path: Path, monkeypatch
 def test_failure_after_writing_says_that_the_checkpoint_is_whole(tmp_path: Path) -> None:
     write(tmp_path, 1)
     (tmp_path / ".partial-last").mkdir()  # where the new link is made
-    with pytest.raises(OSError, match=r"step-00000002: the checkpoint is written, but .*\.partial-last"):
+    with pytest.raises(LinksError, match=r"step-00000002: the checkpoint is written, but .*\.partial-last"):
         write(tmp_path, 2)
     newest = find_newest(tmp_path, pytest.fail)
     assert newest is not None
     assert newest.step == 2
 
 
-def test_fault_of_ours_while_writing_is_no_lack_of_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lack_of_memory_while_writing_leaves_nothing_and_a_fault_of_ours_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "to_yaml", lambda config: str(torch.empty(2**55)))
+    with pytest.raises(OSError, match=r"step-00000001: the checkpoint could not be written \(.*DefaultCPUAllocator"):
+        write(tmp_path, 1)
     monkeypatch.setattr(checkpoints, "to_yaml", lambda config: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write(tmp_path, 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_links_lost_in_a_crash_are_set_again(tmp_path: Path) -> None:
