@@ -104,7 +104,7 @@ def classify(
     if len(indices) == 0:
         raise ValueError("there is no picture to evaluate: this part of the data is empty")
 
-    def measure(batch: Batch) -> list[PictureRecord]:
+    def measure(batch: Batch) -> Callable[[], list[PictureRecord]]:
         images_BCHW, labels_B, _ = prepare_labelled(batch, dataset.framing, device, weights_dtype(dtype))
         with autocast(dtype, device):
             logits_BK = model(images_BCHW)
@@ -112,7 +112,8 @@ def classify(
         entropy_B = nn.functional.cross_entropy(logits_BK, labels_B, reduction="none")
         columns = (batch.indices, labels_B, logits_BK.argmax(dim=1), entropy_B.double())
         rows = zip(batch.samples, *(column.tolist() for column in columns), strict=True)
-        return [PictureRecord(index, name, label, predicted, loss) for name, index, label, predicted, loss in rows]
+        records = [PictureRecord(index, name, label, predicted, loss) for name, index, label, predicted, loss in rows]
+        return lambda: records
 
     batches = evaluation_batches(dataset, indices, 1, batch_size, comm.rank, comm.size, pin_for=device)
     records = measure_samples(

@@ -5,7 +5,7 @@ are means taken, with exactly rounded sums: the result does not depend on the nu
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
@@ -44,7 +44,7 @@ class SampleRecord:
     union: tuple[int, ...]
     cross_entropy: float
     average_precision: float
-    f_score: float | None
+    f_score: float | None = None
 
     @property
     def category(self) -> str:
@@ -149,7 +149,7 @@ def evaluate(
     measured = tuple(sorted(set(thresholds)))
     cut = f_score_threshold if f_score else None
 
-    def measure(batch: Batch) -> list[SampleRecord]:
+    def measure(batch: Batch) -> Callable[[], list[SampleRecord]]:
         images_VBCHW, occupancy_BDDD = prepare_batch(batch, device, weights_dtype(dtype))
         with autocast(dtype, device):
             logits_B2DDD = model(images_VBCHW)
@@ -226,28 +226,30 @@ def _measure(
     occupancy_BDDD: torch.Tensor,
     thresholds: tuple[float, ...],
     f_score_threshold: float | None,
-) -> list[SampleRecord]:
+) -> Callable[[], list[SampleRecord]]:
+    """Measure a batch, and return what is left: F-scores, which are computed on a CPU and take the longest."""
     probability_BDDD = metrics.occupancy_probability(logits_B2DDD)
     intersection_BT, union_BT = metrics.intersection_and_union(probability_BDDD, occupancy_BDDD, thresholds)
-    f_score_B: list[float | None] = [None] * len(batch.samples)
-    if f_score_threshold is not None:
-        predicted_BDDD = (probability_BDDD > f_score_threshold).cpu().numpy()
-        truth_BDDD = (occupancy_BDDD > 0).cpu().numpy()
-        f_score_B = [metrics.f_score(*grids) for grids in zip(predicted_BDDD, truth_BDDD, strict=True)]
     columns = zip(
         batch.indices.tolist(),
         batch.samples,
-        intersection_BT.tolist(),
-        union_BT.tolist(),
+        map(tuple, intersection_BT.tolist()),
+        map(tuple, union_BT.tolist()),
         metrics.sample_cross_entropy(logits_B2DDD, occupancy_BDDD).tolist(),
         metrics.average_precision(probability_BDDD, occupancy_BDDD).tolist(),
-        f_score_B,
         strict=True,
     )
-    return [
-        SampleRecord(index, name, tuple(intersection), tuple(union), cross_entropy, precision, f_score)
-        for index, name, intersection, union, cross_entropy, precision, f_score in columns
-    ]
+    records = [SampleRecord(*column) for column in columns]
+    if f_score_threshold is None:
+        return lambda: records
+    predicted_BDDD = (probability_BDDD > f_score_threshold).cpu().numpy()
+    truth_BDDD = (occupancy_BDDD > 0).cpu().numpy()
+
+    def with_f_scores() -> list[SampleRecord]:
+        grids = zip(records, predicted_BDDD, truth_BDDD, strict=True)
+        return [replace(record, f_score=metrics.f_score(predicted, truth)) for record, predicted, truth in grids]
+
+    return with_f_scores
 
 
 def _means_of_records(records: Sequence[SampleRecord]) -> Means:

@@ -1,6 +1,7 @@
 """One record a sample, measured on every rank, gathered and sorted: the same whatever the ranks and their threads.
 
-On a CPU every batch is computed by one thread, and a rank's threads work on different batches.
+On a CPU every batch is computed by one thread, and a rank's threads work on different batches. On a GPU the network
+runs in one thread, and what needs no network, such as F-scores, in all.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ class Record(Protocol):
 
 
 R = TypeVar("R", bound=Record)
+Measure = Callable[[Batch], Callable[[], Sequence[R]]]
+"""Runs the network on a batch and returns what is left to do without it, which gives the records."""
 
 
 def measure_samples(
     model: nn.Module,
     batches: BatchStream,
-    measure: Callable[[Batch], Sequence[R]],
+    measure: Measure[R],
     *,
     num_samples: int,
     title: str,
@@ -47,18 +50,20 @@ def measure_samples(
 ) -> tuple[R, ...]:
     """Return the records, by index, of all samples of all ranks' `batches`, which are closed.
 
-    Every rank must call this and gets the same result; the records, not the pictures, are gathered. `measure` runs
-    the network, which must be on `device` and is in evaluation mode meanwhile; on a CPU it is called by several
-    threads at once, each with a batch of its own. With `report`, this rank's progress is shown, under the `title`.
+    Every rank must call this and gets the same result; the records, not the pictures, are gathered. The network must be
+    on `device` and is in evaluation mode meanwhile. What `measure` returns, and on a CPU `measure` too, is called by
+    several threads at once. With `report`, this rank's progress is shown, under the `title`.
     """
 
-    def measure_one(batch: Batch) -> Sequence[R]:
+    def measure_one(batch: Batch) -> Callable[[], Sequence[R]]:
         with torch.inference_mode():
             return measure(batch)
 
     with evaluating(model), batches, _progress(title, num_samples, comm, report) as advance:
-        run = _measure_on_threads if device.type == "cpu" else _measure_in_turn
-        records = run(measure_one, batches, lambda count: advance(count * comm.size))
+        is_cpu = device.type == "cpu"
+        records = _measure_on_threads(
+            measure_one, batches, lambda count: advance(count * comm.size), network_too=is_cpu
+        )
     gathered = [record for share in comm.all_gather_object(records) for record in share]
     return tuple(sorted(gathered, key=lambda record: record.index))
 
@@ -72,22 +77,13 @@ def _progress(
     return show_progress(title + ranks, num_samples, report)
 
 
-def _measure_in_turn(
-    measure: Callable[[Batch], Sequence[R]], batches: Iterable[Batch], advance: Callable[[int], None]
-) -> list[R]:
-    records: list[R] = []
-    for batch in batches:
-        records += measure(batch)
-        advance(len(batch.samples))
-    return records
-
-
 def _measure_on_threads(
-    measure: Callable[[Batch], Sequence[R]], batches: Iterable[Batch], advance: Callable[[int], None]
+    measure: Measure[R], batches: Iterable[Batch], advance: Callable[[int], None], *, network_too: bool
 ) -> list[R]:
     """Measure as many batches at once as this thread has threads for arithmetic, each with a single one.
 
     Threads that share one sum change its last digits with their number; a batch on one thread has always the same.
+    Unless the `network_too` runs there, this thread runs it on one batch after the other.
     """
     num_threads = torch.get_num_threads()
     records: list[R] = []
@@ -98,11 +94,14 @@ def _measure_on_threads(
         records.extend(found)
         advance(len(found))
 
+    def whole(batch: Batch) -> Sequence[R]:
+        return measure(batch)()
+
     try:
         # The initializer speaks of the thread that it runs in, not of this one.
         with ThreadPoolExecutor(num_threads, "hvd_r2n2-evaluation", torch.set_num_threads, (1,)) as pool:
             for batch in batches:
-                running.append(pool.submit(measure, batch))
+                running.append(pool.submit(whole, batch) if network_too else pool.submit(measure(batch)))
                 if len(running) > num_threads:  # one waits, so that no thread does
                     collect()
             while running:

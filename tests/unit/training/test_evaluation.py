@@ -1,8 +1,10 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from hvd_r2n2.comm import Alone, Communicator
 from hvd_r2n2.config import DataConfig
 from hvd_r2n2.data.augment import centre_crop
 from hvd_r2n2.data.dataset import Dataset, open_dataset
+from hvd_r2n2.data.loader import Batch, evaluation_batches
 from hvd_r2n2.models import create_model
 from hvd_r2n2.training.evaluation import (
     CANDIDATE_THRESHOLDS,
@@ -24,6 +27,7 @@ from hvd_r2n2.training.evaluation import (
     evaluate,
 )
 from hvd_r2n2.training.evaluation_report import EvaluatedThreshold, EvaluationReport
+from hvd_r2n2.training.records import measure_samples
 from tests.thread_ranks import on_ranks
 from tests.tiny_data import write_tiny_data
 
@@ -106,6 +110,34 @@ def test_the_result_is_the_same_with_any_number_of_threads_and_ranks(dataset: Da
     for size in (2, 3):
         for result in on_ranks(size, lambda comm: measure(comm, 1)):
             assert result == alone
+
+
+def test_without_a_cpu_the_network_runs_in_the_callers_thread_and_the_rest_in_others(dataset: Dataset) -> None:
+    @dataclass(frozen=True)
+    class Found:
+        index: int
+        network: str
+        rest: str
+
+    def measure(batch: Batch) -> Callable[[], list[Found]]:
+        network = threading.current_thread().name
+        return lambda: [Found(i, network, threading.current_thread().name) for i in batch.indices.tolist()]
+
+    torch.set_num_threads(2)
+    for device, threads in ((CPU, "hvd_r2n2-evaluation"), (torch.device("meta"), threading.current_thread().name)):
+        records = measure_samples(
+            nn.Identity(),
+            evaluation_batches(dataset, dataset.test, 1, 2, 0, 1),
+            measure,
+            num_samples=len(dataset.test),
+            title="",
+            comm=Alone(),
+            device=device,
+            report=None,
+        )
+        assert [record.index for record in records] == dataset.test.tolist()
+        assert all(record.network.startswith(threads) for record in records)
+        assert all(record.rest.startswith("hvd_r2n2-evaluation") for record in records)
 
 
 def test_an_error_in_the_network_is_raised_and_the_threads_are_as_before(dataset: Dataset) -> None:
