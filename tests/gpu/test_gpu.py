@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from hvd_r2n2.comm import Alone
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.data.loader import Batch, move_ahead, prepare_batch, training_batches
+from hvd_r2n2.models import create_model
 from hvd_r2n2.training.engine import OneDevice
+from hvd_r2n2.training.evaluation import evaluate
 from hvd_r2n2.training.precision import weights_dtype
 from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.step import TrainingStep
@@ -165,3 +168,17 @@ def test_command_trains_on_the_gpu_and_goes_on(tiny_data: Path, tmp_path: Path, 
     )
     assert on_cpu.returncode == 0, on_cpu.stderr
     assert "going on from step-00000005" in on_cpu.stdout
+
+
+def test_evaluation_finds_what_it_finds_on_the_cpu(dataset: Dataset, cuda: torch.device) -> None:
+    model = create_model("3d-gru-1", width=1 / 16, seed=3).double()
+    found = {}
+    for device in (CPU, cuda):
+        how = {"num_views": 2, "thresholds": (0.3, 0.4, 0.5), "batch_size": 2, "dtype": "float64", "f_score": True}
+        found[device] = evaluate(model.to(device), dataset, dataset.test, comm=Alone(), device=device, **how)
+    for expected, record in zip(found[CPU].records, found[cuda].records, strict=True):
+        assert record == replace(
+            expected,
+            cross_entropy=pytest.approx(expected.cross_entropy, rel=1e-9),
+            average_precision=pytest.approx(expected.average_precision, rel=1e-9),
+        )
