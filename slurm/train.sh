@@ -63,9 +63,9 @@ say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $SLURM_NTASKS 
 answer_from() { timeout 60 srun --overlap --mpi=none --ntasks-per-node=1 "$@" true; }
 all_answer() { [ "$SLURM_NNODES" = 1 ] || answer_from --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES"; }
 # After a fault Slurm may hand a node out that has not quite come back: ranks would fail there, as if by their own fault.
-for _ in {1..10}; do
-  if [ "$asked" = yes ] || all_answer; then break; fi
-  say "not every node answers yet: trying again for some minutes"
+tries=10
+until [ "$asked" = yes ] || all_answer || [ $((tries -= 1)) = 0 ]; do
+  say "not every node answers yet: trying again in 5 s"
   sleep 5
 done
 start_ranks -m hvd_r2n2.train --resume --out "$run" --set "checkpoint.signal=$signal" "$@" "${settings[@]}" &

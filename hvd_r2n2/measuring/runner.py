@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ NO_REPORT = StepReport(0.0, 0.0, 0.0, 0.0)
 """Of a step that trains nothing."""
 
 
-class Runner:
+class Runner(ABC):
     """One process's part of an arm. Here is what goes for one that has no batch, no network and no parts."""
 
     def __init__(self, placement: Placement) -> None:
@@ -48,9 +49,9 @@ class Runner:
         """Return what a step takes."""
         return {}
 
+    @abstractmethod
     def step(self, inputs: Mapping[str, Tensor]) -> StepReport:
         """Take one step."""
-        raise NotImplementedError
 
     def parts_s(self) -> Mapping[str, float]:
         """Return, by name, how long each part took of the last step, if it has parts that are timed apart."""
@@ -64,8 +65,8 @@ class Runner:
         """Return what each device holds, with the peak since the last call."""
         return (DeviceMemory(0, 0, 0, 0),)
 
-    def close(self) -> None:
-        """End what it has started: nothing."""
+    def close(self) -> None:  # noqa: B027 (most have nothing to end)
+        """End what it has started."""
 
 
 class EngineRunner(Runner):

@@ -116,12 +116,11 @@ def write_checkpoint(
             _sync(partial / name)
         _sync(partial)
         _replace(partial, target)
-    except BaseException as error:
+    except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, Exception) and (isinstance(error, (OSError, SafetensorError)) or is_out_of_memory(error)):
-            why = f"the checkpoint could not be written ({error}); earlier ones are untouched"
-            raise OSError(f"{target}: {why}") from error
-        raise
+        if not (isinstance(error, (OSError, SafetensorError)) or is_out_of_memory(error)):
+            raise
+        raise OSError(f"{target}: the checkpoint could not be written ({error}); earlier ones are untouched") from error
     try:
         point_links(folder, state)
         _drop_old(folder, config.checkpoint.keep_last)

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -19,7 +17,6 @@ from hvd_r2n2.training.data import data_root
 from hvd_r2n2.training.evaluation import (
     CANDIDATE_THRESHOLDS,
     RELEASED_THRESHOLD,
-    EvaluationResult,
     choose_threshold,
     constant_prediction_iou,
     evaluate,
@@ -80,38 +77,38 @@ def evaluate_checkpoint(
     all_views = options.num_views or (config.evaluation.views,)
     _check(options, all_views, dataset)
     indices = dataset.validation if options.part == "validation" else dataset.test
-
-    def measure(
-        indices: npt.NDArray[np.int64], num_views: int, thresholds: Sequence[float], **more: Any
-    ) -> EvaluationResult:
-        return evaluate(
-            model,
-            dataset,
-            indices,
-            num_views=num_views,
-            thresholds=thresholds,
-            comm=comm,
-            device=device,
-            dtype=config.train.dtype,
-            batch_size=config.evaluation.batch_size,
-            report=report,
-            **more,
-        )
+    measure = partial(
+        evaluate,
+        model,
+        dataset,
+        comm=comm,
+        device=device,
+        dtype=config.train.dtype,
+        batch_size=config.evaluation.batch_size,
+        report=report,
+    )
 
     def threshold_for(num_views: int) -> EvaluatedThreshold:
         if options.threshold is not None:
             return EvaluatedThreshold(options.threshold, "given")
         if len(dataset.validation) == 0:
             return EvaluatedThreshold(RELEASED_THRESHOLD, "the released code's, as there is no validation part")
-        chosen = choose_threshold(measure(dataset.validation, num_views, CANDIDATE_THRESHOLDS))
-        return EvaluatedThreshold(chosen, "chosen on the validation part, for each number of views")
+        validated = measure(dataset.validation, num_views=num_views, thresholds=CANDIDATE_THRESHOLDS)
+        return EvaluatedThreshold(
+            choose_threshold(validated), "chosen on the validation part, for each number of views"
+        )
 
     results, thresholds = [], []
     for num_views in all_views:
         threshold = threshold_for(num_views)
-        tried = (*CANDIDATE_THRESHOLDS, threshold.value)
-        f_score = {"f_score": options.f_score, "f_score_threshold": threshold.value}
-        results.append(measure(indices, num_views, tried, **f_score))
+        result = measure(
+            indices,
+            num_views=num_views,
+            thresholds=(*CANDIDATE_THRESHOLDS, threshold.value),
+            f_score=options.f_score,
+            f_score_threshold=threshold.value,
+        )
+        results.append(result)
         thresholds.append(threshold)
     if not comm.is_root:
         return None

@@ -153,3 +153,9 @@ def test_picture_is_drawn(tmp_path: Path) -> None:
 def test_wrong_words_are_named(words: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         main(["scale", *words])
+
+
+def test_calibration_refuses_variables_that_go_before_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOROVOD_FUSION_THRESHOLD", "0")
+    with pytest.raises(ValueError, match=r"--calibrate: HOROVOD_FUSION_THRESHOLD: would go before .* horovod"):
+        main(["scale", "--calibrate"])
