@@ -48,4 +48,6 @@ def product(
 
 @functools.cache
 def _cpu_has_bfloat16() -> bool:
-    return bfloat16_hardware("cpu") is not None
+    if bfloat16_hardware("cpu") is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # else torch leaves the instructions unused

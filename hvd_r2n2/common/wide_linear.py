@@ -79,7 +79,7 @@ def active_work() -> WideWork | None:
 def wide_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Give `F.linear`; within a `WideWork`, whose weight's gradient comes with the last micro-batch."""
     work = active_work()
-    if work is None or not (torch.is_grad_enabled() and weight.requires_grad):
+    if work is None or not weight.requires_grad:
         return product(F.linear, inputs, weight, bias)
     outputs: Tensor = _WideLinear.apply(inputs, weight, work)  # type: ignore[no-untyped-call]
     return outputs if bias is None else outputs + bias.to(outputs.dtype)

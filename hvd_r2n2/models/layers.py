@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hvd_r2n2.common.gradient_parts import weight_comes_later
 from hvd_r2n2.common.products import product
 from hvd_r2n2.common.stages import NamedTensor, Stage
 from hvd_r2n2.common.wide_linear import wide_linear
@@ -245,13 +246,14 @@ class _AddUnpooled(torch.autograd.Function):
     def forward(ctx: Any, large: Tensor, small: Tensor, bias: Tensor | None) -> Tensor:
         result = large.clone() if bias is None else large + bias.to(large.dtype)[:, None, None, None]
         result[..., ::2, ::2, ::2].add_(small)
-        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.bias_dtype, ctx.bias_id = None if bias is None else bias.dtype, id(bias)
         return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         (grad,) = grads
-        to_bias = None if ctx.bias_dtype is None else sum_over_cells(grad).to(ctx.bias_dtype)
+        wants_bias = ctx.bias_dtype is not None and not weight_comes_later(ctx.bias_id)
+        to_bias = sum_over_cells(grad).to(ctx.bias_dtype) if wants_bias else None
         return grad, grad[..., ::2, ::2, ::2], to_bias
 
 

@@ -1,7 +1,7 @@
 """A call's autograd graph: its gradients all at once, or first those of its inputs and later those of its weights.
 
 What runs before on another device waits for the former only. Source: the schedule ZB-H1 of Qi et al. 2023 (Zero Bubble
-Pipeline Parallelism), whose B and W these are. Nothing is computed twice: where a weight joins the graph (at a
+Pipeline Parallelism), whose B and W these are. No product is computed twice: where a weight joins the graph (at a
 convolution, say), the gradient that arrives is kept for later.
 """
 

@@ -53,6 +53,16 @@ def test_only_a_cpu_without_hardware_multiplies_in_float32(
     assert product_dtype(dtype, device) == expected
 
 
+@pytest.mark.parametrize("has_instructions", [True, False])
+@pytest.mark.parametrize("has_kernels", [True, False])
+def test_hardware_is_of_use_where_torch_has_kernels_for_it(
+    monkeypatch: pytest.MonkeyPatch, has_instructions: bool, has_kernels: bool
+) -> None:
+    monkeypatch.setattr(products, "bfloat16_hardware", lambda device: "AMX" if has_instructions else None)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_kernels)
+    assert products._cpu_has_bfloat16.__wrapped__() == (has_instructions and has_kernels)
+
+
 def leaves(*shapes: tuple[int, ...]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]

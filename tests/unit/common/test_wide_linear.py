@@ -54,6 +54,20 @@ def test_weight_is_converted_once_for_autocast() -> None:
     torch.testing.assert_close(weight.grad, torch.full((5, 3), 4.0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_forward_run_that_keeps_nothing_gives_the_same_bits(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = (torch.randn(*shape, generator=generator).requires_grad_() for shape in ((70, 300), (70,)))
+    inputs, work = torch.randn(20, 300, generator=generator), WideWork()
+    with work.active(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with torch.no_grad():
+            first = wide_linear(inputs, weight, bias)
+        assert not first.requires_grad
+        again = wide_linear(inputs, weight, bias)
+    assert again.dtype == dtype
+    assert torch.equal(first, again.detach())
+
+
 @pytest.mark.parametrize("num_rows", [3, 100])
 def test_gradients_in_bfloat16_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch, num_rows: int) -> None:
     monkeypatch.setattr(products, "_cpu_has_bfloat16", lambda: False)

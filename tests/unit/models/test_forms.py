@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hvd_r2n2.common.gradient_parts import inputs_later, weights_later
 from hvd_r2n2.models import REWRITES, create_model, voxel_cross_entropy
 from hvd_r2n2.models.layers import SameConv3d, add_unpooled, convolve_unpooled, unpool
 from hvd_r2n2.models.options import ReconstructionOptions
@@ -105,6 +106,18 @@ def test_add_unpooled_has_the_right_gradients(with_bias: bool) -> None:
     assert torch.allclose(add_unpooled(large, small, bias), expected, rtol=0, atol=1e-15)
     inputs = (large, small) if bias is None else (large, small, bias)
     assert torch.autograd.gradcheck(lambda *tensors: add_unpooled(*tensors).square(), inputs)
+
+
+def test_the_bias_of_add_unpooled_may_come_later() -> None:
+    large, small, bias = (torch.ones(shape, requires_grad=True) for shape in ((1, 3, 2, 2, 2), (1, 3, 1, 1, 1), (3,)))
+    outputs = add_unpooled(large, small, bias)
+    seed = torch.rand_like(outputs)
+    with weights_later([bias]):
+        found = torch.autograd.grad(outputs, (large, small, bias), seed, retain_graph=True, allow_unused=True)
+    assert [gradient is None for gradient in found] == [False, False, True]
+    with inputs_later():
+        (to_bias,) = torch.autograd.grad(outputs, (bias,), seed)
+    torch.testing.assert_close(to_bias, seed.sum((0, 2, 3, 4)))
 
 
 @pytest.mark.parametrize("name", ["3d-lstm-3", "res3d-gru-3"])

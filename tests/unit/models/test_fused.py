@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from hvd_r2n2.common import products
 from hvd_r2n2.common.gradient_parts import inputs_later, weights_later
+from hvd_r2n2.models import fused
 from hvd_r2n2.models.fused import ConvSettings, can_fuse, fused_conv, sum_over_cells, transposed_weight
 
 # What may be lost in a type, relative to the largest value.
@@ -31,12 +32,18 @@ CASES = {
 }
 
 
-@pytest.fixture(params=[*TOLERANCE, "bfloat16 in float32"], ids=str)
+@pytest.fixture(params=[*TOLERANCE, "bfloat16 in float32", "bfloat16 by torch"], ids=str)
 def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
     found: torch.dtype = request.param
     if request.param == "bfloat16 in float32":
         monkeypatch.setattr(products, "_cpu_has_bfloat16", lambda: False)
         found = torch.bfloat16
+    if request.param == "bfloat16 by torch":
+        # What is done around oneDNN's convolutions where a CPU has bfloat16, with torch's own, which are slow and
+        # everywhere.
+        monkeypatch.setattr(products, "_cpu_has_bfloat16", lambda: True)
+        monkeypatch.setattr(fused, "_by_onednn", fused._plainly)
+        return torch.bfloat16
     if not can_fuse(torch.zeros(1, dtype=found)):
         pytest.skip(f"this CPU has no kernels for {request.param}")
     return found
