@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from hvd_r2n2.comm import run_door
 from hvd_r2n2.common.files import check_can_write
 from hvd_r2n2.measuring.gathering import draw_runs, print_runs, read_runs
-from hvd_r2n2.measuring.report import write_json
+from hvd_r2n2.measuring.report import provenance, write_json
 from hvd_r2n2.telemetry.charts import check_picture
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the runs, print their table and write what is asked for."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(words)
     check_picture(options.picture)
     check_can_write(options.json, options.picture)
     gathered = read_runs(options.runs)
     print_runs(gathered)
     if options.json is not None:
-        write_json(options.json, gathered.content())
+        command = shlex.join(["python", "-m", "hvd_r2n2.gather", *words])
+        write_json(options.json, provenance(command) | gathered.content())
     if options.picture is not None:
         draw_runs(options.picture, gathered)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import hvd_r2n2
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.common.exit_codes import ExitCode
 from hvd_r2n2.common.files import replacing
+from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.config import Config, ModelConfig, to_yaml
 from hvd_r2n2.data.check import DataProblems
 from hvd_r2n2.models import load_weights
@@ -266,6 +267,8 @@ def _write_results(run: Run, state: TrainingState, checkpoint: Checkpoint, findi
         "steps": state.step,
         "ranks": run.communicator.size,
         "train_seconds": state.train_seconds,
+        "hardware": asdict(find_hardware()),
+        "versions": asdict(find_versions()),
     }
     for name, text in (("evaluation.json", findings.to_json()), ("summary.json", json.dumps(summary, indent=1) + "\n")):
         with replacing(run.folder / name) as partial:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import re
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
@@ -170,6 +172,8 @@ def test_summary_and_evaluation_agree(done: Done) -> None:
     evaluation = json.loads((done.folder / "evaluation.json").read_text())
     assert (summary["views"], summary["ranks"], summary["steps"]) == (2, 2, STEPS)
     assert summary["train_seconds"] > 0
+    assert summary["hardware"]["cores"] == os.cpu_count()
+    assert summary["versions"]["torch"] == torch.__version__
     assert summary["num_test_samples"] == evaluation["num_samples"] == 6
     (result,) = evaluation["results"]
     assert summary["iou"] == pytest.approx(result["mean_of_samples"]["iou"])

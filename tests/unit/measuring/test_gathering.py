@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from hvd_r2n2.config import load_config, to_yaml
@@ -41,6 +43,15 @@ def test_speedup_is_over_the_run_with_the_fewest_ranks_without_the_first_line(ru
     assert (four["ranks"], four["images_per_s"], four["speedup"], four["efficiency"]) == (4, 32, 1.6, 0.8)
     assert four["images_per_s_quartiles"] == [31, 33]
     assert four["peak_memory_bytes"] == 4 * 2**20
+
+
+def test_file_says_where_its_figures_come_from(runs: list[Path], tmp_path: Path) -> None:
+    main([str(runs[0]), "--json", str(tmp_path / "of all.json")])
+    content = json.loads((tmp_path / "of all.json").read_text())
+    assert content["command"] == f"python -m hvd_r2n2.gather {runs[0]} --json '{tmp_path}/of all.json'"
+    assert content["date"].startswith("20")
+    assert content["hardware"]["cores"] == os.cpu_count()
+    assert content["versions"]["torch"] == torch.__version__
 
 
 def test_only_settings_that_differ_are_shown(runs: list[Path]) -> None:
