@@ -28,8 +28,9 @@
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 
-# Slurm runs a copy of this file; what sbatch was given stands in the job's record, before the arguments.
-script=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p' | head -n 1)
+# Slurm runs a copy of this file; what sbatch was given stands in the job's record, before the arguments. For an array there
+# may be hundreds of records: they are read to the end, since a closed pipe would end this script without a word.
+script=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p' | sed -n 1p)
 script=${script%"${*:+ $*}"}
 home=$(dirname "$(dirname "$(realpath "$script")")")
 # shellcheck source=slurm/common.sh
