@@ -59,8 +59,25 @@ forward() {
 }
 trap forward USR1
 
+# Each start is noted with the checkpoint that it begins at: after four at the same one a further start would get no
+# further. This is asked before a start, too, since Slurm itself requeues a job that has lost its node.
+start_note() { echo "job $SLURM_JOB_ID from $(readlink "$run/checkpoints/last" || echo step-0)"; }
+end_if_stuck() {
+  local starts
+  starts=$(grep -cxF "$(start_note)" "$run/.starts" 2>/dev/null) || return 0
+  [ "$starts" -ge 4 ] || return 0
+  say "error: $starts starts in a row have made no new checkpoint, so the job is not started again. --time may be too short" \
+    "for a start, some steps and a checkpoint, --signal may leave too little of it for a step and a checkpoint, or a node" \
+    "fails each time, for lack of memory, say (each start's line names its nodes). Once that is mended, go on with" \
+    "RUN=$run sbatch $script …" >&2
+  rm -f "$run/.starts"
+  exit 1
+}
+
 enter_environment
 say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $SLURM_NTASKS rank(s) on $SLURM_JOB_NODELIST, in $run"
+end_if_stuck
+{ mkdir -p "$run" && start_note >>"$run/.starts"; } || true # what is wrong with the folder, training says
 answer_from() { timeout 60 srun --overlap --mpi=none --ntasks-per-node=1 "$@" true; }
 all_answer() { [ "$SLURM_NNODES" = 1 ] || answer_from --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES"; }
 # After a fault Slurm may hand a node out that has not quite come back: ranks would fail there, as if by their own fault.
@@ -88,6 +105,7 @@ has_lost_a_node() {
 # 85: training has stopped at our asking, or at somebody else's. After we have asked, any other code but 0 means the
 # same: horovodrun makes 1 of all, and a rank that was not listening yet was ended by the signal.
 if [ "$status" = 85 ] || { [ "$status" != 0 ] && { [ "$asked" = yes ] || has_lost_a_node; }; }; then
+  end_if_stuck
   say "exit code $status: the job is requeued, and goes on in $run"
   scontrol requeue "$SLURM_JOB_ID" && exit 0
   say "Slurm does not requeue this job: go on with RUN=$run sbatch $script …" >&2

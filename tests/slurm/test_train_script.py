@@ -22,6 +22,7 @@ MPIRUN = """#!/bin/sh
 echo mpirun "$@" >> "$JOURNAL"
 eval "$RANKS"
 """
+NEW_CHECKPOINT = "mkdir -p mine/checkpoints; ln -sfn step-$(wc -l < mine/.starts) mine/checkpoints/last; exit 85"
 
 
 @pytest.fixture
@@ -60,3 +61,38 @@ def start(place: Path, ranks: str, **environment: str) -> tuple[int, str, list[s
 
 def test_first_of_many_records_of_an_array_is_read(place: Path) -> None:
     assert start(place, "exit 0", TASKS="150") == (0, "", ["mpirun"])
+
+
+def test_job_without_a_new_checkpoint_is_requeued_three_times(place: Path) -> None:
+    for _ in range(2):  # by hand it can be requeued after that, and counts anew
+        for _ in range(3):
+            assert start(place, "exit 85") == (0, "", ["mpirun", "requeue"])
+        code, message, calls = start(place, "exit 85")
+        assert (code, calls) == (1, ["mpirun"])
+        assert "train.sh: error: 4 starts in a row have made no new checkpoint" in message
+        assert "--time" in message
+        assert "--signal" in message
+        assert f"RUN=mine sbatch {SCRIPT} …" in message
+
+
+def test_job_that_takes_its_node_down_is_not_started_a_fifth_time(place: Path) -> None:
+    for _ in range(4):
+        assert start(place, "kill -KILL $PPID") == (-9, "", ["mpirun"])  # Slurm requeues it by itself
+    code, message, calls = start(place, "kill -KILL $PPID")
+    assert (code, calls) == (1, [])
+    assert "a node fails each time" in message
+
+
+def test_job_that_gets_on_is_requeued_as_often_as_it_takes(place: Path) -> None:
+    for _ in range(4):
+        assert start(place, NEW_CHECKPOINT) == (0, "", ["mpirun", "requeue"])
+    for _ in range(3):
+        assert start(place, "exit 85") == (0, "", ["mpirun", "requeue"])
+    for _ in range(2):
+        assert start(place, NEW_CHECKPOINT) == (0, "", ["mpirun", "requeue"])
+
+
+def test_another_job_of_the_same_run_counts_anew(place: Path) -> None:
+    for _ in range(3):
+        start(place, "exit 85")
+    assert start(place, "exit 85", SLURM_JOB_ID="18") == (0, "", ["mpirun", "requeue"])
