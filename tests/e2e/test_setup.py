@@ -93,7 +93,8 @@ def test_horovod_is_built_for_the_cuda_that_is_whole(
         tmp_path / "venv" / "bin" / "python", '[ "$1" = -c ] && echo 13.0'
     )  # a torch with CUDA, and no NCCL package
     if release:
-        program(cuda / "bin" / "nvcc", f'echo "#$ TOP={cuda}/bin/.."; echo "tools, release {release}, V{release}.1"')
+        told = f'echo "#$ TOP={cuda}/bin/.."; echo "tools, release {release}, V{release}.1"'
+        program(cuda / "bin" / "nvcc", f"{told}; sleep 0.2; echo Build")  # to whoever reads on
     for file in files:
         (cuda / file).parent.mkdir(exist_ok=True)
         (cuda / file).touch()
