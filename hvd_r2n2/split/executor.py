@@ -58,7 +58,7 @@ class StepResult:
     """What a step gave."""
 
     loss: Tensor
-    """Mean over the samples, in float64, on the first device."""
+    """Mean over the samples times the scale of the step, in float64, on the first device."""
     outputs: Mapping[Key, Tensor]
     """The values that were asked for."""
     bytes_moved: int

@@ -210,14 +210,14 @@ class Program:
         return found
 
     def check(self) -> None:
-        """Assert that every call has each of its runs once and that the orders cannot block one another."""
+        """Assert that every call has each of its runs once, that losses add up and no orders block one another."""
         everything = [task for order in self.orders for task in order]
         expected = {Task(number, kind) for number, call in enumerate(self.calls) for kind in call.kinds}
         assert len(everything) == len(expected), "tasks missing or twice"
         assert set(everything) == expected, "tasks of no call"
         for device, order in enumerate(self.orders):
             assert all(self.device_of(task) == device for task in order), "a task on another device"
-        assert sum(call.weight for call in self.calls) > 1 - 1e-9, "losses do not add up"
+        assert abs(sum(call.weight for call in self.calls) - 1) < 1e-9, "losses do not add up"
         runnable = set(run_in_order(self))
         blocked = [self.calls[task.call].name for task in everything if task not in runnable]
         assert not blocked, f"orders block one another at {blocked[:4]}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,6 +79,15 @@ def test_gradients_of_weights_wait_for_idle_moments() -> None:
     program.check()
     orders = [" ".join(f"{t.kind[0]}{program.calls[t.call].micro_batch}" for t in order) for order in program.orders]
     assert orders == ["f0 f1 f2 b0 b1 b2", "f0 b0 f1 b1 w0 f2 b2 w1 w2"]
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_program_whose_losses_do_not_add_up_is_found(factor: float) -> None:
+    program = pipeline_program(Toy(1, 0, 2, 0).stages(), 2, (2, 1), (1,), ["unit.gate"], schedule="1f1b")
+    program.check()
+    calls = tuple(replace(call, weight=factor * call.weight) for call in program.calls)
+    with pytest.raises(AssertionError, match="losses do not add up"):
+        replace(program, calls=calls).check()
 
 
 def test_few_micro_batches_are_under_way_without_bubbles() -> None:
