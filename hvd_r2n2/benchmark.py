@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hvd_r2n2.comm import launch_facts, run_door
-from hvd_r2n2.common.arguments import count, known_hint
+from hvd_r2n2.common.arguments import count
 from hvd_r2n2.common.files import check_can_write
+from hvd_r2n2.common.names import known_hint
 from hvd_r2n2.common.standard_error import say
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.measuring.baseline import measure_baseline

@@ -1,9 +1,10 @@
 """The 13 ShapeNet categories of 3D-R2N2, and how one is found by synset id or name."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+
+from hvd_r2n2.common.names import nearest_hint
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,6 @@ def find_category(synset_or_name: str) -> Category:
     by_name = {category.name: category for category in CATEGORIES.values()}
     if synset_or_name.lower() in by_name:
         return by_name[synset_or_name.lower()]
-    nearest = difflib.get_close_matches(synset_or_name.lower(), [*by_name, *CATEGORIES], n=1, cutoff=0.5)
-    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    hint = nearest_hint(" (did you mean {!r}?)", synset_or_name.lower(), [*by_name, *CATEGORIES])
     known = ", ".join(str(category) for category in CATEGORIES.values())
     raise ValueError(f"unknown category {synset_or_name!r}{hint}; the 13 categories are {known}")

@@ -1,6 +1,5 @@
 """A data set on disk, opened: scanned, split, checked as a whole, and read from its decoded cache."""
 
-import difflib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hvd_r2n2.common.names import nearest_hint
 from hvd_r2n2.config import DataConfig
 from hvd_r2n2.data.augment import RENDERING_FRAMING
 from hvd_r2n2.data.cache import CacheKey, CategoryCache
@@ -219,8 +219,7 @@ def _find_skip(name: str, known: set[ModelRef], root: Path, voxel_resolution: in
     if ref in list_models(root, CATEGORIES[ref.synset], voxel_resolution):
         return ref
     candidates = [str(other) for other in known if other.synset == ref.synset] or [str(other) for other in known]
-    nearest = difflib.get_close_matches(name, candidates, n=1, cutoff=0.0)
-    hint = f"; the nearest is {nearest[0]}" if nearest else ""
+    hint = nearest_hint("; the nearest is {}", name, candidates, cutoff=0.0)
     raise ValueError(f"data.skip_models: there is no model {name}{hint}")
 
 

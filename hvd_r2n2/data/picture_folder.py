@@ -6,7 +6,6 @@ kept with the caches; later no file is opened before training unless one has cha
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from hvd_r2n2.common.files import read_json, replacing
+from hvd_r2n2.common.names import nearest_hint
 from hvd_r2n2.config import DataConfig
 from hvd_r2n2.data.cache_build import CACHE_FOLDER, building, cache_folder
 from hvd_r2n2.data.check import DataProblems, Problem
@@ -151,8 +151,7 @@ def _find_skip(name: str, present: Mapping[str, Sequence[ModelRef]], root: Path)
     if folder not in present and ref in _list_pictures(root, folder):
         return ref
     candidates = [str(other) for refs in present.values() for other in refs]
-    nearest = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-    hint = f"; the nearest is {nearest[0]}" if nearest else ""
+    hint = nearest_hint("; the nearest is {}", name, candidates)
     raise ValueError(f"data.skip_models: there is no picture {root / name}{hint}")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from hvd_r2n2.common.arguments import known_hint
+from hvd_r2n2.common.names import known_hint
 from hvd_r2n2.config import Config, with_overrides
 from hvd_r2n2.measuring.bursts import Burst
 from hvd_r2n2.measuring.networks import MEMORY

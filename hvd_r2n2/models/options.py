@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
+from hvd_r2n2.common.names import nearest_hint
 from hvd_r2n2.common.stages import NUM_TOWERS
 from hvd_r2n2.models.initialisation import StandardDeviation, msra_std, released_code_std
 
@@ -139,6 +139,5 @@ def check_known(kind: str, name: str, known: Iterable[str]) -> None:
     names = list(known)
     if name in names:
         return
-    nearest = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    hint = nearest_hint("did you mean {!r}? ", str(name).lower(), names)
     raise ValueError(f"unknown {kind} {name!r}: {hint}(known: {', '.join(names)})")

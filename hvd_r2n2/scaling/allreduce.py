@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import ceil, log2
 from typing import Literal
 
-from hvd_r2n2.common.arguments import known_hint
+from hvd_r2n2.common.names import known_hint
 from hvd_r2n2.scaling.links import Cluster, Link
 
 Algorithm = Literal["best", "ring", "hierarchical"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hvd_r2n2.common.arguments import known_hint
+from hvd_r2n2.common.names import known_hint
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hvd_r2n2.common.arguments import known_hint
+from hvd_r2n2.common.names import known_hint
 
 _SHARE = 0.8
 _TCP_SHARE = 0.54

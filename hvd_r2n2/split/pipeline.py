@@ -12,11 +12,11 @@ Sources: GPipe (Huang et al. 2019) for fill-drain, PipeDream-Flush (Narayanan et
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from hvd_r2n2.common.names import nearest_hint
 from hvd_r2n2.common.stages import NamedTensor, Stage
 from hvd_r2n2.split.program import LOSS, Call, Fragment, Input, Key, Kind, Piece, Program, Task
 
@@ -110,8 +110,7 @@ def _check_cut(stages: Sequence[Stage], num_devices: int, cut: Sequence[str]) ->
     names = [stage.name for stage in stages]
     for name in cut:
         if name not in names:
-            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
-            hint = f"did you mean {nearest[0]}? " if nearest else ""
+            hint = nearest_hint("did you mean {}? ", name, names, cutoff=0.3)
             raise ValueError(f"split.cut: no stage is called {name} ({hint}there are: {', '.join(names[:-1])})")
     positions = [names.index(name) for name in cut]
     if len(cut) != num_devices - 1 or positions != sorted(set(positions)) or 0 in positions:

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from hvd_r2n2.common.arguments import count, known_hint
+from hvd_r2n2.common.arguments import count
 
 
 def test_a_count_is_a_whole_number() -> None:
@@ -20,8 +20,3 @@ def test_what_is_no_count_is_said_with_what_would_be_right(text: str, capsys: py
     with pytest.raises(SystemExit, match="2"):
         parser.parse_args([f"--ranks={text}"])
     assert f"argument --ranks: {text} is not possible (a whole number, 1 or more)" in capsys.readouterr().err
-
-
-def test_what_is_not_known_is_said_with_the_nearest_and_all() -> None:
-    assert known_hint("h10", ["h100", "a100"]) == ", did you mean h100? (known: h100, a100)"
-    assert known_hint("xyz", ["h100", "a100"]) == " (known: h100, a100)"
