@@ -1,13 +1,12 @@
 """Settings: dataclasses with a docstring a field, strict YAML loading and dotted overrides."""
 
-from hvd_r2n2.config.load import config_from_mapping, load_config, to_mapping, to_yaml, with_overrides
+from hvd_r2n2.config.load import load_config, to_mapping, to_yaml, with_overrides
 from hvd_r2n2.config.sections import (
     CheckpointConfig,
     Config,
     DataConfig,
     EvaluationConfig,
     HorovodConfig,
-    LogConfig,
     ModelConfig,
     OptimizerConfig,
     SplitConfig,
@@ -20,12 +19,10 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "HorovodConfig",
-    "LogConfig",
     "ModelConfig",
     "OptimizerConfig",
     "SplitConfig",
     "TrainConfig",
-    "config_from_mapping",
     "load_config",
     "to_mapping",
     "to_yaml",

@@ -1,16 +1,8 @@
 """Networks for one device, as lists of stages; losses; weights in and out."""
 
-from hvd_r2n2.common.stages import NamedTensor, Stage, run_stages
 from hvd_r2n2.models import alexnet as _alexnet  # registers alexnet  # noqa: F401
 from hvd_r2n2.models import r2n2 as _r2n2  # registers the five networks of 3D-R2N2  # noqa: F401
-from hvd_r2n2.models.losses import (
-    ClassCrossEntropy,
-    VoxelCrossEntropy,
-    class_cross_entropy,
-    class_loss_stage,
-    voxel_cross_entropy,
-    voxel_loss_stage,
-)
+from hvd_r2n2.models.losses import class_cross_entropy, class_loss_stage, voxel_cross_entropy, voxel_loss_stage
 from hvd_r2n2.models.network import (
     IMAGE_SIDE,
     NETWORKS,
@@ -18,42 +10,23 @@ from hvd_r2n2.models.network import (
     Network,
     ReconstructionNetwork,
     create_model,
-    register_network,
 )
-from hvd_r2n2.models.options import (
-    PRESETS,
-    REWRITES,
-    VOXEL_RESOLUTIONS,
-    ClassificationOptions,
-    NetworkOptions,
-    ReconstructionOptions,
-)
+from hvd_r2n2.models.options import REWRITES
 from hvd_r2n2.models.original_weights import load_original_weights, save_original_weights
 from hvd_r2n2.models.weights import load_weights, save_weights
 
 __all__ = [
     "IMAGE_SIDE",
     "NETWORKS",
-    "PRESETS",
     "REWRITES",
-    "VOXEL_RESOLUTIONS",
-    "ClassCrossEntropy",
     "ClassificationNetwork",
-    "ClassificationOptions",
-    "NamedTensor",
     "Network",
-    "NetworkOptions",
     "ReconstructionNetwork",
-    "ReconstructionOptions",
-    "Stage",
-    "VoxelCrossEntropy",
     "class_cross_entropy",
     "class_loss_stage",
     "create_model",
     "load_original_weights",
     "load_weights",
-    "register_network",
-    "run_stages",
     "save_original_weights",
     "save_weights",
     "voxel_cross_entropy",

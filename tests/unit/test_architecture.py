@@ -59,3 +59,15 @@ def test_only_comm_speaks_to_other_ranks(library: str) -> None:
 def test_no_file_is_longer_than_it_should_be() -> None:
     too_long = {str(path.relative_to(PACKAGE)): n for path in FILES if (n := len(path.read_text().splitlines())) > 450}
     assert not too_long
+
+
+def test_rooms_export_only_what_is_imported_from_them() -> None:
+    files = [path for folder in ("hvd_r2n2", "tests", "scripts") for path in (PACKAGE.parent / folder).rglob("*.py")]
+    imported = {name for path in files for name in imports(path)}
+    exported = set()
+    for path in PACKAGE.glob("*/__init__.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign):  # of __all__
+                exported |= {f"hvd_r2n2.{room_of(path)}.{name}" for name in ast.literal_eval(node.value)}
+    assert "hvd_r2n2.models.create_model" in exported
+    assert not exported - imported

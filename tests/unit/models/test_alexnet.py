@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hvd_r2n2.common.stages import Stage
-from hvd_r2n2.models import ClassificationNetwork, create_model, load_weights, run_stages, save_weights
+from hvd_r2n2.common.stages import Stage, run_stages
+from hvd_r2n2.models import ClassificationNetwork, create_model, load_weights, save_weights
 from hvd_r2n2.models.response_norm import local_response_norm
 from tests.unit.models.narrowing import assert_parts_make_the_whole, bounds, row_axes, stage_inputs
 

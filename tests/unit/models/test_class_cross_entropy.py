@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from hvd_r2n2.common.stages import run_stages
 from hvd_r2n2.models import (
     class_cross_entropy,
     class_loss_stage,
     create_model,
-    run_stages,
     voxel_cross_entropy,
     voxel_loss_stage,
 )

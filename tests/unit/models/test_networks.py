@@ -6,7 +6,8 @@ from itertools import chain
 import pytest
 import torch
 
-from hvd_r2n2.models import NETWORKS, ReconstructionNetwork, create_model, run_stages
+from hvd_r2n2.common.stages import run_stages
+from hvd_r2n2.models import NETWORKS, ReconstructionNetwork, create_model
 
 PUBLISHED_PARAMETERS = {
     "3d-lstm-1": 30_929_314,

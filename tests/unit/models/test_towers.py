@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hvd_r2n2.models import Network, create_model, load_weights, run_stages, save_weights
+from hvd_r2n2.common.stages import run_stages
+from hvd_r2n2.models import Network, create_model, load_weights, save_weights
 from tests.unit.models.narrowing import bounds, call_axes, row_axes
 
 FIVE = ("3d-lstm-1", "3d-gru-1", "3d-lstm-3", "3d-gru-3", "res3d-gru-3")
