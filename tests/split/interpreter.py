@@ -5,51 +5,15 @@ Nothing here is taken from the executor, from the exchange of parts or from the 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from hvd_r2n2.common.stages import Stage, run_stages
-from hvd_r2n2.split.program import LOSS, Call, Fragment, Input, Key, Piece, Program, Range
+from hvd_r2n2.split.program import LOSS, Call, Fragment, Input, Key, Program, Range
+from tests.parts import part_of
 from tests.split.toys import one_device
-
-
-class Narrowed(nn.Module):
-    """A stage's module as one part of a cut computes it; its weights are views of the network's own."""
-
-    def __init__(self, stage: Stage, piece: Piece) -> None:
-        super().__init__()
-        self._stage, self._piece = stage, piece
-        originals = dict(stage.module.named_parameters())
-        self._copy = [copy.deepcopy(stage.module)]  # in a list: no submodule, so its parameters are not found
-        self._rows: dict[str, Tensor] = {}
-        for path, owner in self._copy[0].named_modules():
-            names = [name for name, _ in owner.named_parameters(recurse=False)]
-            axes = _row_axes(owner) if names else {}
-            letter = next(
-                (letter for letter in {"channels": "CF", "planes": "D"}[piece.cut or ""] if letter in axes), ""
-            )
-            for name in names:
-                full = f"{path}.{name}".strip(".")
-                self._rows[full] = _rows_of(originals[full], axes, letter, piece)
-            if letter:
-                owner.row_axes = axes | {letter: len(_share(axes[letter], piece))}
-            if piece.cut == "channels" and getattr(owner, "groups", 1) > 1:
-                owner.groups = owner.groups // piece.parts
-            if piece.cut == "planes" and hasattr(owner, "slab"):
-                owner.slab = True
-
-    def forward(self, *inputs: Tensor | None) -> Tensor | tuple[Tensor, ...]:
-        """Compute the part."""
-        (first, *_), (tensor, *_) = self._stage.inputs, inputs
-        if self._piece.cut == "channels" and hasattr(self._copy[0], "channel_range") and first.channels == "all":
-            assert tensor is not None
-            own = _share(tensor.shape[first.tensor.axes.index("C")], self._piece)
-            self._copy[0].channel_range = (own.start, own.stop)
-        return functional_call(self._copy[0], self._rows, inputs)
 
 
 def interpret(
@@ -64,12 +28,9 @@ def interpret(
             for fragment in entry.fragments:
                 if fragment.key is not None and fragment.key not in program.producers:
                     values[fragment.key] = _network_input(program, fragment.key, inputs, axes)
-    modules = {
-        call.piece: [_of_piece(by_name[name], call.piece) for name in call.piece.stages] for call in program.calls
-    }
     for call in program.calls:
         tensors = [_gathered(entry, values) for entry in call.inputs]
-        results = _results(call, modules[call.piece], tensors)
+        results = _results(call, [by_name[name] for name in call.piece.stages], tensors)
         values.update(zip(call.outputs, results, strict=True))
     losses = [values[key] * call.weight for call in program.calls for key in call.outputs if key.tensor == LOSS]
     return torch.stack(losses).sum(), values
@@ -91,19 +52,13 @@ def assert_one_devices_numbers(
     return values
 
 
-def _of_piece(stage: Stage, piece: Piece) -> Stage:
-    if piece.cut not in ("channels", "planes"):
-        return stage
-    return Stage(stage.name, Narrowed(stage, piece), stage.inputs, stage.outputs)
-
-
 def _results(call: Call, stages: Sequence[Stage], tensors: Sequence[Tensor | None]) -> list[Tensor]:
-    if call.piece.cut in ("channels", "planes"):
+    if axis := {"channels": "C", "planes": "D"}.get(call.piece.cut or ""):
         (stage,) = stages
         if stage.views == "fold":
             pairs = zip(call.inputs, tensors, strict=True)
             tensors = [t[0] if t is not None and "V" in entry.tensor.axes else t for entry, t in pairs]
-        results = stage.module(*tensors)
+        results = part_of(stage, axis, call.piece.part, call.piece.parts)(*tensors)
         return [results] if isinstance(results, Tensor) else list(results)
     named = {entry.tensor.name: t for entry, t in zip(call.inputs, tensors, strict=True) if t is not None}
     wanted = run_stages(stages, named, {key.tensor for key in call.outputs})
@@ -148,19 +103,3 @@ def _taken(fragment: Fragment, axes: str, value: Tensor) -> Tensor:
         part, parts = fragment.span.part, fragment.span.parts
         positions = positions[len(positions) * part // parts : len(positions) * (part + 1) // parts]
     return value.index_select(axes.index(fragment.axis), torch.tensor(positions))
-
-
-def _row_axes(owner: nn.Module) -> dict[str, int]:
-    given = getattr(owner, "row_axes", None)
-    return dict(given) if given is not None else {"F" if isinstance(owner, nn.Linear) else "C": len(owner.weight)}
-
-
-def _rows_of(full: Tensor, axes: Mapping[str, int], letter: str, piece: Piece) -> Tensor:
-    if not letter:
-        return full
-    numbers = torch.arange(len(full)).view(*axes.values())
-    return full[numbers.index_select(list(axes).index(letter), torch.tensor(_share(axes[letter], piece))).flatten()]
-
-
-def _share(size: int, piece: Piece) -> range:
-    return range(size * piece.part // piece.parts, size * (piece.part + 1) // piece.parts)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torch.nn import functional as F
 
 from hvd_r2n2.common.stages import NamedTensor, Read, Stage, run_stages
 from hvd_r2n2.models import Network
+from tests.parts import bounds, part_of
 
 
 def stage_inputs(model: Network, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -39,46 +38,15 @@ def leaves(stage: Stage, values: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def bounds(size: int, part: int, parts: int) -> tuple[int, int]:
-    return size * part // parts, size * (part + 1) // parts
-
-
-def row_axes(module: nn.Module) -> dict[str, int]:
-    if hasattr(module, "row_axes"):
-        return dict(module.row_axes)
-    assert isinstance(module, nn.Conv2d | nn.Conv3d | nn.Linear), module
-    return {"F" if isinstance(module, nn.Linear) else "C": module.weight.shape[0]}
-
-
 def run_part(
     stage: Stage, inputs: dict[str, Tensor], axis: str, part: int, parts: int, *, absent: Sequence[str] = ()
 ) -> list[Tensor]:
     """Run a part of a stage cut by channels (axis C) or planes (D); its gradients go to inputs and parameters."""
-    module = deepcopy(stage.module)
-    parameters = dict(module.named_parameters())
-    whole = dict(stage.module.named_parameters())
-    for name, submodule in module.named_modules():
-        direct = [f"{name}.{key}".lstrip(".") for key, _ in submodule.named_parameters(recurse=False)]
-        if direct:
-            axes = row_axes(submodule)
-            letter = "F" if axis == "C" and "C" not in axes else axis
-            for key in direct:
-                parameters[key] = _rows(whole[key], axes, letter, part, parts)
-            if letter in axes:
-                start, end = bounds(axes[letter], part, parts)
-                submodule.row_axes = axes | {letter: end - start}
-        if axis == "C" and getattr(submodule, "groups", 1) > 1:
-            assert submodule.groups == parts
-            submodule.groups = 1
-    if axis == "D":
-        module.slab = True
-    elif hasattr(module, "channel_range") and stage.inputs[0].channels == "all":
-        module.channel_range = bounds(module.num_channels, part, parts)
     arguments = [
         None if read.tensor.name in absent else _piece(stage, read, inputs[read.tensor.name], axis, part, parts)
         for read in stage.inputs
     ]
-    return run_module(lambda *given: functional_call(module, parameters, given), arguments)
+    return run_module(part_of(stage, axis, part, parts), arguments)
 
 
 def run_module(function: object, arguments: Sequence[Tensor | None]) -> list[Tensor]:
@@ -88,14 +56,6 @@ def run_module(function: object, arguments: Sequence[Tensor | None]) -> list[Ten
     results = function(*copies)  # type: ignore[operator]
     assert versions == [None if copy is None else copy._version for copy in copies], "an input was written to"
     return [results] if isinstance(results, Tensor) else list(results)
-
-
-def _rows(tensor: Tensor, axes: dict[str, int], letter: str, part: int, parts: int) -> Tensor:
-    if letter not in axes:
-        return tensor
-    start, end = bounds(axes[letter], part, parts)
-    rows = tensor.unflatten(0, tuple(axes.values())).narrow(list(axes).index(letter), start, end - start)
-    return rows.flatten(0, len(axes) - 1)
 
 
 def _piece(stage: Stage, read: Read, value: Tensor, axis: str, part: int, parts: int) -> Tensor:

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from hvd_r2n2.common.stages import Stage, run_stages
 from hvd_r2n2.models import ClassificationNetwork, create_model, load_weights, save_weights
 from hvd_r2n2.models.response_norm import local_response_norm
-from tests.unit.models.narrowing import assert_parts_make_the_whole, bounds, row_axes, stage_inputs
+from tests.parts import bounds, row_axes
+from tests.unit.models.narrowing import assert_parts_make_the_whole, stage_inputs
 
 TINY = 1 / 16  # 6, 16, 24, 24 and 16 channels, 256 features
 AS_PUBLISHED = ("conv3", "fc6", "fc7", "fc8")

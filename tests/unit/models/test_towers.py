@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hvd_r2n2.common.stages import run_stages
 from hvd_r2n2.models import Network, create_model, load_weights, save_weights
-from tests.unit.models.narrowing import bounds, call_axes, row_axes
+from tests.parts import row_axes, rows_of
+from tests.unit.models.narrowing import call_axes
 
 FIVE = ("3d-lstm-1", "3d-gru-1", "3d-lstm-3", "3d-gru-3", "res3d-gru-3")
 WIDTH = 1 / 8  # every channel count is even, and half of it is that of a network of half the width
@@ -29,10 +30,7 @@ def tower_rows(model: Network, tower: int) -> dict[str, Tensor]:
     for layer, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             axes = row_axes(module)
-            position = list(axes).index("C" if "C" in axes else "F")
-            start, end = bounds(list(axes.values())[position], tower, 2)
-            half = parameter.unflatten(0, tuple(axes.values())).narrow(position, start, end - start)
-            rows[f"{layer}.{key}"] = half.flatten(0, len(axes) - 1)
+            rows[f"{layer}.{key}"] = rows_of(parameter, axes, "C" if "C" in axes else "F", tower, 2)
     return rows
 
 
