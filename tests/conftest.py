@@ -118,3 +118,11 @@ def _nothing_left_behind() -> Iterator[None]:
     assert not left, f"threads left behind: {left}"
     assert not changed, f"environment changed: {changed}"
     assert torch.get_default_dtype() == dtype, "default dtype changed"
+
+
+@pytest.fixture(autouse=True)
+def _as_many_threads_as_before() -> Iterator[None]:
+    """Let torch compute with as many threads after a test as before it, whatever the test sets."""
+    num_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(num_threads)

@@ -1,7 +1,7 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,6 @@ from hvd_r2n2.training.checkpoint import TrainingState, find_checkpoint, read_ch
 from tests.tiny_data import write_tiny_data
 
 CHAIR = "03001627"
-
-
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -221,12 +221,8 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
     reference = create_model("res3d-gru-3", width=0.1, seed=7)
     torch.manual_seed(123)
     before = torch.random.get_rng_state()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
-    try:
-        again = create_model("res3d-gru-3", width=0.1, seed=7)
-    finally:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    again = create_model("res3d-gru-3", width=0.1, seed=7)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert states_equal(reference, again)
     assert states_equal(reference, create_model("res3d-gru-3", width=0.1, seed=7, form="plain"))

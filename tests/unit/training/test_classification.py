@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -35,13 +34,6 @@ class Colours(nn.Module):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         assert not self.training
         return images_BCHW.mean(dim=(2, 3)) / 100
-
-
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import csv
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -43,13 +43,6 @@ class Blur(nn.Module):
         brightness_BDD = nn.functional.adaptive_avg_pool2d(images_VBCHW.mean(dim=(0, 2)), RESOLUTION)
         score_BDDD = (0.9 - brightness_BDD)[..., None] * torch.linspace(1, 8, RESOLUTION, dtype=images_VBCHW.dtype)
         return torch.stack((torch.zeros_like(score_BDDD), score_BDDD), dim=1)
-
-
-@pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
