@@ -45,5 +45,6 @@ def test_bfloat16_is_multiplied_with_what_the_processor_says(tmp_path: Path, lin
 
 
 def test_this_processor_is_judged_as_onednn_does() -> None:
-    if bfloat16_hardware("cpu") is not None:
-        assert torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if bfloat16_hardware("cpu") is None:
+        pytest.skip("this CPU has no instructions for bfloat16")
+    assert torch.ops.mkldnn._is_mkldnn_bf16_supported()
