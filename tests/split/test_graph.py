@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
+from hvd_r2n2.split.executor import Executor
 from hvd_r2n2.split.graph import TwoRuns, accumulate
+from hvd_r2n2.split.pipeline import pipeline_program
+from hvd_r2n2.split.rehearsal import on_one_device
+from hvd_r2n2.split.shards import Shards
+from hvd_r2n2.split.worker import Worker
+from tests.split.lists import stage
+from tests.split.toys import Dense, MeanSquare, one_device
 
 
 class Net(nn.Module):
@@ -71,11 +80,45 @@ def test_where_no_input_wants_a_gradient_nothing_is_left_for_later() -> None:
             torch.testing.assert_close(parameter.grad, expected.grad, rtol=0, atol=1e-12)
 
 
-def test_later_gradients_do_not_need_the_first_ones_memory() -> None:
-    """Whoever gets the gradient of an input may not change it; what is kept for weights is right all the same."""
+def test_gradients_of_inputs_are_nobodys_to_change() -> None:
     net = Net()
     leaf, output, seed = run(net)
     runs = TwoRuns([output], [seed])
     found = runs.of_inputs([leaf], list(net.parameters()), together=[])
     assert found[0] is not None
     assert not found[0].is_own
+
+
+class Sum(nn.Linear):
+    """W a + bias + b: autograd hands the product and `b` the same gradient."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Give the features."""
+        return super().forward(a) + b
+
+
+def test_a_gradient_kept_for_weights_stays_while_other_readers_add_to_it() -> None:
+    """What `sum` finds for `b` is kept for its own weights, too; `last` adds to it before their gradients are found."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict(
+        {"a": Dense(3, 3), "b": Dense(3, 3), "sum": Sum(3, 3), "tail": Dense(3, 3), "last": Dense(3, 3)}
+    ).double()
+    stages = (
+        stage("b", ["x:BF"], ["b:BF"], model["b"]),
+        stage("a", ["b:BF"], ["a:BF"], model["a"]),
+        stage("sum", ["a:BF", "b:BF"], ["sum:BF"], model["sum"]),
+        stage("tail", ["sum:BF"], ["tail:BF"], model["tail"]),
+        stage("last", ["tail:BF", "b:BF"], ["y:BF"], model["last"]),
+        stage("loss", ["y:BF", "target:BF"], ["loss:"], MeanSquare()),
+    )
+    inputs = {name: torch.randn(4, 3, dtype=torch.float64) for name in ("x", "target")}
+    _, expected = one_device(model, stages, inputs, (4,))
+    program = on_one_device(pipeline_program(stages, 3, (4,), (1,), ["sum", "last"], schedule="zero-bubble"))
+    weights_last = sorted(program.orders[0], key=lambda task: task.kind == "weights")
+    program = replace(program, orders=(tuple(weights_last),))
+    program.check()
+    with Worker(0, torch.device("cpu"), 1) as worker:
+        shards = Shards(model, stages, {call.piece: None for call in program.calls}, [worker.device])
+        Executor([worker], shards.stages).run(program, inputs)
+    for shard in shards:
+        torch.testing.assert_close(shard.leaf.grad, expected[shard.name], rtol=0, atol=1e-12, msg=shard.name)
