@@ -150,17 +150,17 @@ def open_dataset(
         if present[synset]
     }
     caches = open_or_build(root, cache_folder(root, config.cache_dir), wanted, report, head_start_s)
-    used = {str(ref) for ref in models} - skipped
+    used = {str(ref) for ref in models if ref not in skipped}
     broken = [problem for cache in caches.values() for problem in cache.problems if problem.model in used]
     if missing or broken:
         located = (replace(problem, path=str(root / problem.path)) for problem in (*missing, *broken))
-        raise DataProblems(located, skipped)
+        raise DataProblems(located, map(str, skipped))
     unused = len({ref for refs in present.values() for ref in refs} - set(models))
     if unused:
         report(f"{unused:,} models in {root} are in no part of the split {split.name} and are not used")
     if skipped:
         report(f"{len(skipped):,} models are left out by data.skip_models")
-    return Dataset(_without(split, skipped), caches, voxel_resolution, num_views)
+    return Dataset(split.without(skipped), caches, voxel_resolution, num_views)
 
 
 def _list_present(config: DataConfig, root: Path, voxel_resolution: int) -> dict[str, tuple[ModelRef, ...]]:
@@ -188,8 +188,8 @@ def _list_present(config: DataConfig, root: Path, voxel_resolution: int) -> dict
 
 def _choose(
     config: DataConfig, root: Path, present: Mapping[str, Sequence[ModelRef]], voxel_resolution: int
-) -> tuple[Split, set[str]]:
-    """Make the split of the chosen categories, and resolve the models to skip (of the split, as text)."""
+) -> tuple[Split, set[ModelRef]]:
+    """Make the split of the chosen categories, and resolve the models to skip (those of the split)."""
     if config.split == R2N2:
         whole = split_r2n2(present, config.validation_fraction or VALIDATION_FRACTION)
     elif Path(config.split).is_file():
@@ -205,7 +205,7 @@ def _choose(
         raise ValueError(f"the split {whole.name} has no models of the chosen categories")
     known = {*whole.models, *(ref for refs in present.values() for ref in refs)}
     skips = {_find_skip(name, known, root, voxel_resolution) for name in config.skip_models}
-    return split, {str(ref) for ref in skips & set(split.models)}
+    return split, skips & set(split.models)
 
 
 def _find_skip(name: str, known: set[ModelRef], root: Path, voxel_resolution: int) -> ModelRef:
@@ -226,7 +226,7 @@ def _find_skip(name: str, known: set[ModelRef], root: Path, voxel_resolution: in
 def _missing(
     config: DataConfig,
     split: Split,
-    skipped: set[str],
+    skipped: set[ModelRef],
     present: Mapping[str, Sequence[ModelRef]],
     voxel_resolution: int,
 ) -> list[Problem]:
@@ -236,7 +236,7 @@ def _missing(
     for synset, refs in present.items():
         on_disk = set(refs)
         of_split = [ref for ref in split.models if ref.synset == synset]
-        absent = [ref for ref in of_split if ref not in on_disk and str(ref) not in skipped]
+        absent = [ref for ref in of_split if ref not in on_disk and ref not in skipped]
         if not refs and (absent or (config.categories is not None and not of_split)):
             count = f"; the split {split.name} has {len(absent):,} models of it" if absent else ""
             reason = f"there are no models of {CATEGORIES[synset]}{count}"
@@ -247,8 +247,3 @@ def _missing(
         if refs and config.categories is not None and not of_split:
             raise ValueError(f"data.categories names {CATEGORIES[synset]}, but the split {split.name} has none of it")
     return problems
-
-
-def _without(split: Split, skipped: set[str]) -> Split:
-    parts = (split.train, split.validation, split.test)
-    return Split(split.name, *(tuple(ref for ref in part if str(ref) not in skipped) for part in parts))

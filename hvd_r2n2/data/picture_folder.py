@@ -94,9 +94,9 @@ def open_picture_folder(
 ) -> PictureFolder:
     """List the pictures of the classes, check every file, and split them by the rule of 3D-R2N2.
 
-    The files of a class sorted by name, the first 80 % train, a part of which is held back for validation. Every rank
-    may call this, also at the same time; nothing is communicated. Where there is something to check, another process
-    is given `head_start_s` seconds to begin with it.
+    The files of a class sorted by name, the first 80 % train, a part of which is held back for validation; those
+    to skip are then left out of their parts. Every rank may call this, also at the same time; nothing is communicated.
+    Where there is something to check, another process is given `head_start_s` seconds to begin with it.
 
     Raises:
         DataProblems: (a ValueError) pictures are broken, or classes have none; all of them are named at once.
@@ -119,12 +119,14 @@ def open_picture_folder(
         raise DataProblems(problems, left_out, "picture")
     if skipped:
         report(f"{len(skipped):,} pictures are left out by data.skip_models")
-    used = {name: [ref for ref in refs if ref not in skipped] for name, refs in present.items()}
-    split = split_r2n2(used, config.validation_fraction or VALIDATION_FRACTION)
+    split = split_r2n2(present, config.validation_fraction or VALIDATION_FRACTION).without(skipped)
     trained = {ref.synset for ref in split.train}
     lacking = [name for name in classes if name not in trained]
     if lacking:
-        raise ValueError(f"{root}: too few pictures to train on in {', '.join(lacking)} (at least 2 each are needed)")
+        hint = ", and data.skip_models must leave one that trains" if skipped else ""
+        raise ValueError(
+            f"{root}: too few pictures to train on in {', '.join(lacking)} (at least 2 each are needed{hint})"
+        )
     return PictureFolder(root, classes, split, checked.digest)
 
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ class Split:
     def models(self) -> tuple[ModelRef, ...]:
         """All models of the split, sorted."""
         return tuple(sorted((*self.train, *self.validation, *self.test)))
+
+    def without(self, skipped: Set[ModelRef]) -> "Split":
+        """Return the split with some models left out; all others stay in their parts."""
+        parts = (self.train, self.validation, self.test)
+        return Split(self.name, *(tuple(ref for ref in part if ref not in skipped) for part in parts))
 
 
 def split_r2n2(models: Mapping[str, Sequence[ModelRef]], validation_fraction: float) -> Split:
@@ -101,7 +107,8 @@ def _held_back(train: Sequence[ModelRef], fraction: float) -> set[ModelRef]:
     if fraction <= 0 or len(train) < 2:
         return set()
     count = min(max(1, int(fraction * len(train) + 0.5)), len(train) - 1)
-    return set(sorted(train, key=lambda ref: hashlib.sha256(str(ref).encode()).digest())[:count])
+    # Bytes as in the file system: the name of a picture to skip need not be UTF-8.
+    return set(sorted(train, key=lambda ref: hashlib.sha256(os.fsencode(str(ref))).digest())[:count])
 
 
 def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -192,6 +192,20 @@ def test_names_that_are_no_pictures_are_named_with_the_others(folder: Path) -> N
     assert len(opened(folder, skip_models=tuple(skips))) == 30
 
 
+@pytest.mark.parametrize("number", range(10))
+def test_skipping_a_picture_does_not_move_the_others_between_the_parts(folder: Path, number: int) -> None:
+    skipped = f"dogs/{number:02d}.png"
+    whole, less = opened(folder), opened(folder, skip_models=(skipped,))
+    for part in ("train", "validation", "test"):
+        names = {str(whole.refs[index]) for index in getattr(whole, part)} - {skipped}
+        assert {str(less.refs[index]) for index in getattr(less, part)} == names
+
+
+def test_a_picture_to_skip_whose_name_is_not_utf_8_may_be_one_that_would_train(folder: Path) -> None:
+    (folder / "cats" / "+\udce9.png").write_bytes((folder / "cats" / "00.png").read_bytes())
+    assert len(opened(folder, skip_models=("cats/+\\udce9.png",))) == 30
+
+
 def test_impossible_settings_are_explained(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"no picture .*cats/9\.jpg; the nearest is cats/09\.jpg"):
         opened(folder, skip_models=("cats/9.jpg",))
@@ -201,6 +215,8 @@ def test_impossible_settings_are_explained(folder: Path) -> None:
     Image.fromarray(noise(30, 30, 3)).save(folder / "few" / "one.png")
     with pytest.raises(ValueError, match=r"too few pictures to train on in few \(at least 2"):
         opened(folder, ("cats", "few"))
+    with pytest.raises(ValueError, match=r"in dogs \(at least 2 each are needed, and data\.skip_models must leave one"):
+        opened(folder, skip_models=tuple(f"dogs/{number:02d}.png" for number in range(8)))
 
 
 def test_files_are_checked_once_and_again_when_one_has_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
