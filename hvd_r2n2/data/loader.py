@@ -38,8 +38,8 @@ class Batch:
 
     `pictures` are RGBA; `targets` has the samples' targets along its first axis: uint8 occupancy B×D×D×D, or
     int64 labels B; `samples` are their names, `indices` (int64) their positions in the data set; `draws` says how the
-    pictures are to be cropped, flipped and coloured; `step` is the training step, or the number of the chunk in
-    evaluation; `masks_BF` are, by name, uint8 ones for the features that dropout keeps (none in evaluation);
+    pictures are to be cropped, flipped and coloured; `step` is the training step, or in evaluation the number of
+    the chunk, from 0; `masks_BF` are, by name, uint8 ones for the features that dropout keeps (none in evaluation);
     `replaced` says of each damaged sample which other one stands in its place.
     """
 
@@ -116,8 +116,10 @@ class BatchStream(Iterator[Batch]):
         start = time.perf_counter()
         try:
             batch = self._ahead.popleft().result()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, StopIteration):  # which would pass for the end of the stream
+                raise RuntimeError("making a batch raised StopIteration") from error
             raise
         self.wait_s = time.perf_counter() - start
         self._remaining -= 1
@@ -212,7 +214,7 @@ def training_batches(
             background=config.background,
         )
         others = following if config.damaged_samples == "replace" else _none
-        batch = _read_batch(dataset, step, samples, views, draws, others)
+        batch = _read_batch(dataset, step, f"step {step + 1}", samples, views, draws, others)
         if masks:
             batch = replace(batch, masks_BF=draw_masks(seed, epochs, samples, masks))
         return _pinned(batch, pin_for)
@@ -242,7 +244,8 @@ def evaluation_batches(
     def make(step: int) -> Batch:
         samples = [int(indices[position]) for position in chunks[step]]
         draws = centre_draws(num_views, len(samples), framing=dataset.framing)
-        return _pinned(_read_batch(dataset, step, samples, [range(num_views)] * len(samples), draws), pin_for)
+        views, purpose = [range(num_views)] * len(samples), f"batch {step + 1} of the evaluation"
+        return _pinned(_read_batch(dataset, step, purpose, samples, views, draws), pin_for)
 
     return BatchStream(tuple(chunks), make, _EVALUATION_THREADS, _EVALUATION_PREFETCH)
 
@@ -304,12 +307,13 @@ def _none(sample: int) -> Iterable[int]:
 def _read_batch(
     dataset: Samples,
     step: int,
+    purpose: str,
     samples: Sequence[int],
     views: Sequence[Sequence[int]],
     draws: AugmentationDraws,
     others: Callable[[int], Iterable[int]] = _none,
 ) -> Batch:
-    """Read samples; where one is damaged, the first whole one of its `others`."""
+    """Read samples for a purpose (said in errors); where one is damaged, the first whole one of its `others`."""
     rectangles, taken, replaced = [], [], []
     for sample, chosen in zip(samples, views, strict=True):
         problem = None
@@ -320,10 +324,10 @@ def _read_batch(
                 break
             except DamagedSampleError as error:
                 problem = problem or error
-            except Exception as error:
-                raise _failure(dataset, sample, step, error) from error
+            except (OSError, ValueError) as error:
+                raise _failure(dataset, sample, purpose, error) from error
         else:
-            raise _failure(dataset, sample, step, problem) from problem
+            raise _failure(dataset, sample, purpose, problem) from problem
         if problem is not None:
             replaced.append(f"{dataset.refs[taken[-1]]} takes the place of {dataset.refs[sample]} ({problem})")
     return Batch(
@@ -337,9 +341,8 @@ def _read_batch(
     )
 
 
-def _failure(dataset: Samples, sample: int, step: int, error: Exception | None) -> OSError:
-    name = dataset.refs[sample] if 0 <= sample < len(dataset.refs) else sample
-    return OSError(f"reading sample {name} for step {step}: {error}")
+def _failure(dataset: Samples, sample: int, purpose: str, error: Exception | None) -> OSError:
+    return OSError(f"reading sample {dataset.refs[sample]} for {purpose}: {error}")
 
 
 def _pinned(batch: Batch, device: torch.device | None) -> Batch:

@@ -101,4 +101,5 @@ def test_damaged_sample_is_replaced_alike_or_stops(tmp_path: Path, python: Launc
     assert largest_difference(weights(tmp_path / "alone", 6), weights(tmp_path / "two", 6)) <= 1e-12
     stopped = python(*TRAIN, *arguments, "--out", tmp_path / "stopped")
     assert stopped.returncode == 1
-    assert re.search(r"error: reading sample \S+ for step \d: .*damaged at \S+; remove this file", stopped.stderr)
+    first = warned[0][0].partition(":")[0]
+    assert re.search(rf"error: reading sample \S+ for {first}: .*damaged at \S+; remove this file", stopped.stderr)

@@ -1,4 +1,5 @@
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -204,8 +205,24 @@ def test_an_error_while_reading_is_raised_with_the_samples_name_where_its_batch_
     monkeypatch.setattr(dataset, "rectangles", fail)
     stream = training(dataset, steps=(0, 5))
     assert_same([next(stream)], healthy[:1])
-    with pytest.raises(OSError, match=rf"reading sample {dataset.refs[broken]} for step 1: the disk is gone"):
+    with pytest.raises(OSError, match=rf"reading sample {dataset.refs[broken]} for step 2: the disk is gone"):
         next(stream)
+    assert loader_threads() == []
+
+
+@pytest.mark.parametrize("fault", [IndexError, AssertionError, MemoryError, StopIteration])
+def test_anything_else_that_happens_while_reading_is_raised_as_it_is_with_its_traceback(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
+) -> None:
+    def fail(index: int, views: Sequence[int]) -> Rectangles:
+        raise fault
+
+    monkeypatch.setattr(dataset, "rectangles", fail)
+    with pytest.raises((fault, RuntimeError)) as caught:
+        take(training(dataset))
+    error = caught.value.__cause__ or caught.value  # an iterator cannot raise a StopIteration
+    assert type(error) is fault
+    assert traceback.extract_tb(error.__traceback__)[-1].name == "fail"
     assert loader_threads() == []
 
 
@@ -272,10 +289,11 @@ def damage(root: Path, dataset: Dataset, sample: int) -> None:
 
 def test_sample_damaged_since_the_start_stops_and_is_named(dataset: Dataset, tmp_path: Path) -> None:
     damage(tmp_path, dataset, 4)
-    message = rf"reading sample {CHAIR}/m\d+ for step \d: .*\.cache: damaged at {dataset.refs[4]}; remove this file"
-    with pytest.raises(OSError, match=message):
+    message = r"reading sample {0} for {1}: .*\.cache: damaged at {0}; remove this file"
+    with pytest.raises(OSError, match=message.format(dataset.refs[4], r"step [1-4]")):
         take(training(dataset))
-    with pytest.raises(OSError, match=message):  # a replaced sample would make its figures wrong
+    # In evaluation, a replaced sample would make its figures wrong.
+    with pytest.raises(OSError, match=message.format(dataset.refs[4], "batch 2 of the evaluation")):
         take(evaluation_batches(dataset, np.arange(11), 1, 4, 0, 1))
 
 
