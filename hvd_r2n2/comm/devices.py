@@ -90,3 +90,32 @@ def choose_devices(
         f"{num_gpus} visible ({f'start {fits} rank(s) a host' if fits else 'make more visible'}, "
         "or set train.device=cpu)"
     )
+
+
+def named_devices(names: Sequence[str], place: RankPlace, places: Sequence[RankPlace]) -> tuple[torch.device, ...]:
+    """Return the devices that split.devices names: GPUs of this rank, or parts of the CPU.
+
+    Args:
+        names: as `cuda:0`, or `cpu:0`, all of one kind and the same on every rank.
+        place: this rank's own.
+        places: all ranks'.
+
+    Raises:
+        ValueError: a GPU does not exist, or other ranks of the host have it, too.
+    """
+    if names[0].startswith("cpu"):
+        return (torch.device("cpu"),) * len(names)
+    numbers = [int(name.partition(":")[2]) for name in names]
+    count = len(place.gpus)
+    for name, number in zip(names, numbers, strict=True):
+        if number >= count:
+            seen = f"this rank sees cuda:0 to cuda:{count - 1}" if count else "this rank sees no GPU"
+            raise ValueError(f"split.devices: {name} does not exist ({seen})")
+    own = {place.gpus[number] for number in numbers}
+    neighbours = [other for other in places if other.host == place.host and other.rank != place.rank]
+    if any(own & {other.gpus[number] for number in numbers if number < len(other.gpus)} for other in neighbours):
+        raise ValueError(
+            f"split.devices: {', '.join(names)} are shared by several ranks (leave split.devices null: each rank "
+            "of a host then takes devices of its own)"
+        )
+    return tuple(torch.device("cuda", number) for number in numbers)

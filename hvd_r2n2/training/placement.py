@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hvd_r2n2.comm import Communicator, JobError, choose_devices, gather_places, share_of_cores
+from hvd_r2n2.comm import Communicator, JobError, choose_devices, gather_places, named_devices, share_of_cores
 from hvd_r2n2.config import Config
 from hvd_r2n2.training.precision import set_tf32
 
@@ -46,7 +46,7 @@ def place_rank(config: Config, communicator: Communicator, report: Callable[[str
     is_split = config.split.strategy != "none"
     cores = config.train.cpu_threads or share_of_cores(place, places)
     if config.split.devices is not None:
-        devices = _named(config.split.devices, communicator)
+        devices = named_devices(config.split.devices, place, places)
     else:
         per_rank = DEFAULT_NUM_DEVICES if is_split else 1
         devices = choose_devices(config.train.device, place, places, per_rank)
@@ -73,25 +73,3 @@ def place_rank(config: Config, communicator: Communicator, report: Callable[[str
     for text in described:
         report(text)
     return placement
-
-
-def _named(names: tuple[str, ...], communicator: Communicator) -> tuple[torch.device, ...]:
-    """Return the devices that split.devices names."""
-    kinds = {name.partition(":")[0] for name in names}
-    if kinds == {"cpu"}:
-        return tuple(torch.device("cpu") for _ in names)
-    count = torch.cuda.device_count()
-    for name in names:
-        number = int(name.partition(":")[2])
-        if number >= count:
-            seen = f"this rank sees cuda:0 to cuda:{count - 1}" if count else "this rank sees no GPU"
-            raise ValueError(f"split.devices: {name} does not exist ({seen})")
-    if communicator.local_size > 1:
-        gpus = [str(torch.cuda.get_device_properties(torch.device(name)).uuid) for name in names]
-        everyone = [gpu for rank in communicator.all_gather_object(set(gpus)) for gpu in rank]
-        if len(everyone) != len(set(everyone)):
-            raise ValueError(
-                f"split.devices: {', '.join(names)} are shared by several ranks (leave split.devices null: each rank "
-                "of a host then takes devices of its own)"
-            )
-    return tuple(torch.device(name) for name in names)

@@ -8,7 +8,7 @@ import socket
 import pytest
 import torch
 
-from hvd_r2n2.comm import Alone, RankPlace, choose_devices, gather_places, share_of_cores
+from hvd_r2n2.comm import Alone, RankPlace, choose_devices, gather_places, named_devices, share_of_cores
 
 
 def places(
@@ -105,6 +105,33 @@ def test_gpus_that_do_not_go_round_are_an_error() -> None:
         choose_devices("auto", every[0], every)
     with pytest.raises(ValueError, match="need 8 GPUs"):
         choose_devices("auto", every[0], every, 2)
+
+
+def test_named_gpus_are_taken_where_no_other_rank_of_the_host_has_them() -> None:
+    for every in (
+        places(3, seen=["AB", "CD", "AB"], ranks_per_host=2),  # two ranks on one host and one on another
+        places(2, seen=["AB", "A"], ranks_per_host=1),
+        places(1, gpus=2),
+    ):
+        devices = named_devices(("cuda:1", "cuda:0"), every[0], every)
+        assert devices == (torch.device("cuda:1"), torch.device("cuda:0"))
+    assert named_devices(("cuda:0", "cuda:0"), places(1, gpus=1)[0], places(1, gpus=1)) == (torch.device("cuda:0"),) * 2
+    for seen in (["AB", "AB"], ["AB", "BC"], ["AB", "B"]):
+        every = places(2, seen=seen)
+        with pytest.raises(ValueError, match=r"split\.devices: cuda:0, cuda:1 are shared by several ranks"):
+            named_devices(("cuda:0", "cuda:1"), every[0], every)
+
+
+def test_named_gpu_that_is_not_there_is_an_error() -> None:
+    for gpus, seen in ((0, "this rank sees no GPU"), (1, "this rank sees cuda:0 to cuda:0")):
+        every = places(1, gpus=gpus)
+        with pytest.raises(ValueError, match=rf"split\.devices: cuda:7 does not exist \({seen}\)"):
+            named_devices(("cuda:7", "cuda:7"), every[0], every)
+
+
+def test_named_parts_of_the_cpu_are_the_cpu() -> None:
+    every = places(2)
+    assert named_devices(("cpu:0", "cpu:1"), every[1], every) == (torch.device("cpu"),) * 2
 
 
 def test_place_is_gathered_here() -> None:
