@@ -19,7 +19,7 @@ from hvd_r2n2.data.cache_build import cache_folder
 from hvd_r2n2.data.dataset import open_dataset
 from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.data.shapes_writer import write_shapes
-from hvd_r2n2.measuring.data_worker import Answer, Look, Measure, Memory, Order, Rate, Work, serve
+from hvd_r2n2.measuring.data_worker import MOST_DECODED, Answer, Look, Measure, Memory, Order, Rate, Work, serve
 from hvd_r2n2.measuring.messages import Failure
 from hvd_r2n2.measuring.report import provenance
 from hvd_r2n2.measuring.rounds import rotated
@@ -41,7 +41,7 @@ class Arm:
 
 
 ARMS = (
-    Arm("decode", "decode", 1, "PNG files decoded by Pillow, nothing else"),
+    Arm("decode", "decode", 1, f"{MOST_DECODED:,} PNG files at most, read before, decoded by Pillow, nothing else"),
     Arm("cache-read", "read", 1, "pictures of one model after the other, from the warm cache into memory"),
     Arm("cache-batch", "batch", 1, "the loader's batches, as a GPU gets them: views, crops and grids drawn and read"),
     Arm("cache-batch-2", "batch", 2, "the same in two processes, as two ranks read"),

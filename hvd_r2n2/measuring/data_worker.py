@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -30,6 +31,8 @@ Work = Literal["decode", "read", "first", "batch", "float"]
 _ENDLESS = 1 << 40
 _CPU = torch.device("cpu")
 _CACHE_SUFFIX = ".cache"
+MOST_DECODED = 2000
+"""Pictures, at most, that are decoded again and again: few enough that the system keeps their files in memory."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,9 @@ class _Worker:
         # Every page is read once, and every model compared with its digest: what follows finds a warm cache.
         for index in range(len(self._dataset)):
             self._read(index)
-        files = [picture_path(root, ref, view) for ref in self._dataset.refs for view in range(self._dataset.num_views)]
+        files = _files_to_decode(root, self._dataset)
+        for path in files:
+            path.read_bytes()
         self._files = cycle(files)
         self._models = cycle(range(len(self._dataset)))
         self._last_batch: Batch | None = None
@@ -194,6 +199,12 @@ class _Worker:
 
     def _keep(self, batch: Batch) -> None:
         self._last_batch = batch
+
+
+def _files_to_decode(root: Path, dataset: Dataset) -> list[Path]:
+    """Return the pictures of models from all over the data set: neighbours are of one category."""
+    every = math.ceil(len(dataset) * dataset.num_views / MOST_DECODED)
+    return [picture_path(root, ref, view) for ref in dataset.refs[::every] for view in range(dataset.num_views)]
 
 
 def _decode(path: Path) -> int:

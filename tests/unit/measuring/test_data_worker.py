@@ -13,7 +13,7 @@ from hvd_r2n2.data import cache
 from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.measuring import data_worker
 from hvd_r2n2.measuring.data_worker import Measure, _Worker
-from tests.tiny_data import write_tiny_data
+from tests.tiny_data import SYNSETS, write_tiny_data
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +63,21 @@ def test_only_a_first_epoch_compares_models_with_their_digests(
         worker.rate(Measure("first", rank=0, size=1, seconds=30.0))
         assert sorted(compared) == sorted(trained)
         compared.clear()
+
+
+def test_files_that_are_decoded_are_few_of_all_categories_and_were_read_before(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, decoded = list[Path](), list[Path]()
+    read_bytes, decode = Path.read_bytes, data_worker._decode
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path), read_bytes(path))[1])
+    monkeypatch.setattr(data_worker, "_decode", lambda path: (decoded.append(path), decode(path))[1])
+    monkeypatch.setattr(data_worker, "MOST_DECODED", 100)
+    worker = _Worker(load_config(None, []), data)
+    before = set(read)
+    worker.rate(Measure("decode", rank=0, size=1, seconds=0.5))
+    assert len(decoded) > 96
+    files = set(decoded)
+    assert len(files) == 96  # 4 models of 24 views
+    assert {path.relative_to(data).parts[1] for path in files} == set(SYNSETS)
+    assert files <= before
