@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -52,14 +53,17 @@ def choose_accumulation(
     counts = sorted(counts, reverse=True)
     limit = _memory_limit(machine)
     with _folder() as folder, Team(arm, machine, folder) as team:
-        for count, following in zip(counts, [*counts[1:], 1], strict=True):
+        for count, following in zip_longest(counts, counts[1:]):
             team.prepare(arm.with_accumulation(count), config)
             team.step(num_views)
             steps = [team.step(num_views) for _ in range(_TIMED_STEPS_OF_A_TRIAL)]
             trials[count] = Spread.of([step_s(step) for step in steps]).median
             report(f"{arm.name}: {count} micro-batch(es): {trials[count]:.3f} s a step")
+            if following is None:
+                break
             memory = [memory for done in steps[-1] for memory in done.memory]
-            needed = sum(m.peak_bytes + m.saved * (count // following - 1) for m in memory)
+            needs = [m.peak_bytes + m.saved * (count // following - 1) for m in memory]
+            needed = max(needs) if machine.gpus else sum(needs)
             if needed > limit:
                 report(f"{arm.name}: fewer micro-batches would need {needed / 2**30:.1f} GiB, they are left out")
                 break
@@ -186,6 +190,7 @@ def _folder() -> Iterator[Path]:
 
 
 def _memory_limit(machine: Machine) -> float:
+    """Return what may be used of each GPU, or by all processes together where there are none."""
     if machine.gpus:
         return _USABLE_MEMORY * torch.cuda.get_device_properties(0).total_memory
     available = available_memory_bytes()

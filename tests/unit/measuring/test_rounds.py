@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 
 import pytest
+import torch
 
 from hvd_r2n2.common.memory import DeviceMemory
 from hvd_r2n2.config import Config, load_config
@@ -29,7 +31,7 @@ class Diary:
     lines: list[str]
 
     def __init__(self, arm: ArmSpec, machine: Machine, folder: Path) -> None:
-        self.name = arm.name
+        self.name, self.processes = arm.name, arm.processes
 
     def prepare(self, arm: ArmSpec, config: Config) -> Ready:
         train = arm.config(config).train
@@ -40,7 +42,8 @@ class Diary:
     def step(self, num_views: int) -> list[Done]:
         self.lines.append(self.name)
         memory = (DeviceMemory(1, 1, 2, self.micro_batch * SAVED_OF_A_SAMPLE),)
-        return [Done(0.0, STEP_S[self.parts], 1.0, 0.0, memory, resident_bytes=2000, taken_bytes=1000)]
+        done = Done(0.0, STEP_S[self.parts], 1.0, 0.0, memory, resident_bytes=2000, taken_bytes=1000)
+        return [done] * self.processes
 
     def profile(self, num_views: int) -> Profile:
         self.lines.append(f"{self.name} is profiled")
@@ -137,3 +140,24 @@ def test_micro_batches_that_memory_has_no_room_for_are_not_tried(
     assert trials.keys() == {8, 4}
     assert chosen.overrides == ("train.accumulation=4",)
     assert said[-1] == "a: fewer micro-batches would need 0.0 GiB, they are left out"
+
+
+@pytest.mark.parametrize(("gpus", "tried"), [((), {8, 4}), (("0", "1"), {8, 4, 2})])
+def test_processes_share_the_memory_of_the_host_and_have_a_gpu_each(
+    gpus: tuple[str, ...], tried: set[int], diary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 480 may be used. A process needs 204 for 4 micro-batches, 404 for 2, and 804 for 1.
+    set_memory(monkeypatch, 600)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=600))
+    two = ArmSpec("two", kind="ddp", processes=2)
+    _, trials = choose_accumulation(two, (1, 2, 4, 8), CONFIG, replace(MACHINE, gpus=gpus), 1, lambda text: None)
+    assert trials.keys() == tried
+
+
+def test_nothing_is_left_out_after_the_last_number_of_micro_batches(
+    diary: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_memory(monkeypatch, 400)  # which 2 micro-batches would exceed, but they were not asked for
+    said: list[str] = []
+    choose_accumulation(ArmSpec("a"), (4, 8), CONFIG, MACHINE, 1, said.append)
+    assert said == ["a: 8 micro-batch(es): 4.000 s a step", "a: 4 micro-batch(es): 2.000 s a step"]
