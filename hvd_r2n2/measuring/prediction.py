@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from hvd_r2n2.comm import Alone
 from hvd_r2n2.common.memory import keep_freed_memory, release_freed_memory
@@ -28,7 +29,7 @@ def predict_arms(
     Arms of Horovod ranks and independent copies are left out: nothing is planned for them.
     """
     strategies = sorted({arm.config(config).split.strategy for arm in arms} - {"none", "auto"})
-    planned = ("split.strategy=auto",)
+    planned = ("split.strategy=auto", "train.accumulation=1")  # each arm has its own
     _, job, costs = measure_layers("--predict", planned, config, machine, num_views, strategies, _EFFORT, report)
     found = {arm.name: _predicted_s(arm, config, job, costs) for arm in arms}
     return {name: seconds for name, seconds in found.items() if seconds is not None}
@@ -105,10 +106,12 @@ def measure_layers(
 
 def _predicted_s(arm: ArmSpec, config: Config, job: Job, costs: Costs) -> float | None:
     own = arm.config(config)
+    parts = own.train.accumulation
     plan = given_plan(own.split)
     if plan is not None:
+        job = replace(job, num_samples=job.num_samples // parts, accumulation=parts)
         return predict(job, costs, plan).step_s
     if own.split.strategy == "none" and arm.kind in ("engine", "ddp"):
-        sizes = spread(job.num_samples // arm.processes, own.train.accumulation)
+        sizes = spread(job.num_samples // arm.processes, parts)
         return predict_whole(job, costs, arm.processes, sizes).step_s
     return None
