@@ -203,8 +203,8 @@ def _add_config(parser: argparse.ArgumentParser, help_of_set: str) -> None:
 def _add_settings(parser: argparse.ArgumentParser, *, warmup: int = 1, has_accumulation: bool = True) -> None:
     _add_config(
         parser,
-        "change one setting, such as train.batch_size=16; train.cpu_threads are those of one device here, and "
-        "every step has train.max_views views",
+        "change one setting, such as train.batch_size=16; train.cpu_threads are those of one device, or of "
+        "all that split.strategy gives a rank, and every step has train.max_views views",
     )
     parser.add_argument("--steps", type=int, default=7, metavar="N", help="measured steps of each arm (default: 7)")
     parser.add_argument(

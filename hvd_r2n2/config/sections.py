@@ -103,7 +103,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
     cpu_threads: int | None = None
-    """Threads a rank for arithmetic on the CPU; null shares the host's cores among its ranks."""
+    """Threads a rank for arithmetic on the CPU, shared by its devices; null shares the host's cores among its ranks."""
     recompute: bool = False
     """Keep few activations for the backward pass and compute the others again there: less memory, more time."""
     check_every_steps: int = 100

@@ -12,6 +12,7 @@ from hvd_r2n2.comm import launch_environment
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.arms import ArmSpec
 from hvd_r2n2.measuring.networks import rank_environment
+from hvd_r2n2.training.placement import devices_per_rank
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Machine:
 
     @staticmethod
     def find(config: Config, num_devices: int | None = None) -> Machine:
-        """Look at this machine; `train.cpu_threads` are those of one device, by default its share of the cores.
+        """Look at this machine; a device has its part of a rank's `train.cpu_threads`, or else its share of the cores.
 
         There are as many devices as given, or as `split.devices` names, or two.
 
@@ -40,7 +41,8 @@ class Machine:
         """
         num_devices = num_devices or len(config.split.devices or (0, 0))
         allowed = sorted(os.sched_getaffinity(0))
-        threads = config.train.cpu_threads or max(1, len(allowed) // num_devices)
+        given = config.train.cpu_threads
+        threads = max(1, given // devices_per_rank(config) if given else len(allowed) // num_devices)
         count = 0 if config.train.device == "cpu" else torch.cuda.device_count()
         if config.split.devices is not None and config.split.devices[0].startswith("cpu"):
             count = 0

@@ -11,7 +11,7 @@ from hvd_r2n2.comm import Communicator, JobError, choose_devices, gather_places,
 from hvd_r2n2.config import Config
 from hvd_r2n2.training.precision import set_tf32
 
-DEFAULT_NUM_DEVICES = 2
+_DEFAULT_NUM_DEVICES = 2
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,13 @@ class Placement:
         return tuple(str(device) for device in self.devices)
 
 
+def devices_per_rank(config: Config) -> int:
+    """Return how many devices a rank has: those that split.devices names, two with any other split, otherwise one."""
+    if config.split.strategy == "none":
+        return 1
+    return _DEFAULT_NUM_DEVICES if config.split.devices is None else len(config.split.devices)
+
+
 def place_rank(config: Config, communicator: Communicator, report: Callable[[str], None]) -> Placement:
     """Return this rank's devices, give it its share of the cores, and report every rank's; all ranks call it.
 
@@ -43,13 +50,11 @@ def place_rank(config: Config, communicator: Communicator, report: Callable[[str
     """
     places = gather_places(communicator)
     place = places[communicator.rank]
-    is_split = config.split.strategy != "none"
     cores = config.train.cpu_threads or share_of_cores(place, places)
     if config.split.devices is not None:
         devices = named_devices(config.split.devices, place, places)
     else:
-        per_rank = DEFAULT_NUM_DEVICES if is_split else 1
-        devices = choose_devices(config.train.device, place, places, per_rank)
+        devices = choose_devices(config.train.device, place, places, devices_per_rank(config))
     threads = max(1, cores // len(devices))
     torch.set_num_threads(cores)
     if devices[0].type == "cuda":

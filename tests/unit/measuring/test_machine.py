@@ -7,9 +7,11 @@ import os
 import pytest
 import torch
 
+from hvd_r2n2.comm import Alone
 from hvd_r2n2.config import load_config
 from hvd_r2n2.measuring.arms import ArmSpec, split_arms
 from hvd_r2n2.measuring.machine import Machine
+from hvd_r2n2.training.placement import place_rank
 
 CONFIG = load_config(None, ["train.cpu_threads=2"])
 ON_CPUS = Machine(num_devices=2, threads=2, cores=(4, 5, 8, 9), gpus=())
@@ -63,6 +65,25 @@ def test_one_device_has_all_cores_unless_told_otherwise() -> None:
     own = Machine.find(load_config(None, ["train.device=cpu", "train.cpu_threads=1"]), num_devices=1)
     assert (own.threads, len(own.cores)) == (1, 1)
     assert own.settings(ArmSpec("plain"), config).train.cpu_threads == 1
+
+
+@pytest.mark.parametrize(
+    ("split", "threads"),
+    [
+        ((), 4),
+        (("split.strategy=kernel",), 2),
+        (("split.strategy=pipeline", "split.devices=[cpu:0,cpu:1,cpu:2]"), 1),
+        (("split.strategy=pipeline", "split.devices=[cpu:0,cpu:1,cpu:2,cpu:3,cpu:4]"), 1),
+    ],
+)
+def test_devices_share_the_threads_of_a_rank_as_in_training(split: tuple[str, ...], threads: int) -> None:
+    config = load_config(None, ["train.device=cpu", "train.cpu_threads=4", *split])
+    assert Machine.find(config).threads == threads
+    before = torch.get_num_threads()
+    try:
+        assert place_rank(config, Alone(), lambda text: None).threads_per_device == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_missing_gpus_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
