@@ -15,7 +15,7 @@ from hvd_r2n2.common.names import known_hint
 from hvd_r2n2.common.standard_error import say
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.measuring.baseline import measure_baseline
-from hvd_r2n2.measuring.comparison import Comparison, Request, compare_ranks, compare_splits, for_random_batches
+from hvd_r2n2.measuring.comparison import Comparison, Request, compare_ranks, compare_splits
 from hvd_r2n2.measuring.data_rates import DataRequest, measure_data
 from hvd_r2n2.measuring.data_report import draw_rates, print_rates
 from hvd_r2n2.measuring.device import PARTS, Part, compare_device
@@ -23,6 +23,7 @@ from hvd_r2n2.measuring.device_report import draw_device, print_device_tables
 from hvd_r2n2.measuring.report import draw, print_table, write_json, write_traces
 from hvd_r2n2.telemetry.baseline import write_baseline
 from hvd_r2n2.telemetry.charts import check_picture
+from hvd_r2n2.training.tasks import resolve
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,8 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         predict=getattr(options, "predict", False),
     )
     if options.subcommand == "baseline":
-        baseline = measure_baseline(for_random_batches(config), request)
-        write_baseline(options.out, baseline)
+        write_baseline(options.out, measure_baseline(resolve(config), request, options.ranks))
         print(f"{options.out}: written; training compares itself with it where nothing of the above differs")
     elif options.subcommand == "device":
         names = None if options.arms is None else options.arms.split(",")
@@ -155,6 +155,13 @@ def _parser() -> argparse.ArgumentParser:
         "of views from train.min_views to train.max_views.",
     )
     _add_settings(baseline)
+    baseline.add_argument(
+        "--ranks",
+        type=count,
+        default=1,
+        metavar="N",
+        help="ranks of a host in training, which share its cores where train.cpu_threads is null (1)",
+    )
     baseline.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write (JSON)")
     _add_data(commands)
     return parser

@@ -9,16 +9,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from hvd_r2n2.comm import connect, leave, run_door
+from hvd_r2n2.comm import Communicator, connect, leave, run_door
 from hvd_r2n2.common.exit_codes import ExitCode
 from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config, load_config
-from hvd_r2n2.measuring.baseline import measure_baseline
-from hvd_r2n2.measuring.comparison import Request, for_random_batches
-from hvd_r2n2.telemetry.baseline import write_baseline
+from hvd_r2n2.measuring.baseline import ensure_baseline
+from hvd_r2n2.measuring.comparison import Request
 from hvd_r2n2.training.run import check_is_new, train
 from hvd_r2n2.training.start_times import StartTimes
 from hvd_r2n2.training.stop_request import StopRequest
+from hvd_r2n2.training.tasks import resolve
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def _train(arguments: argparse.Namespace, config: Config, stop: StopRequest, tim
     if config.log.baseline == "measure":
         if not arguments.resume:
             check_is_new(out)
-        config = _with_baseline(config, out, communicator.size)
+        config = _with_baseline(config, out, communicator)
         times.mark("baseline")
     code = train(config, out, communicator, stop, times, resume=arguments.resume)
     communicator.close()
@@ -108,19 +108,18 @@ def _with_whole_paths(config: Config) -> Config:
     return replace(config, data=data, log=log, model=replace(model, weights=whole("model.weights", model.weights)))
 
 
-def _with_baseline(config: Config, out: Path, num_ranks: int) -> Config:
-    """Measure one device into OUT/baseline.json, and return the settings that name this file."""
-    if num_ranks > 1:
+def _with_baseline(config: Config, out: Path, communicator: Communicator) -> Config:
+    """Return the settings that name OUT/baseline.json; on a single rank it is measured where it does not fit."""
+    path = out.resolve() / "baseline.json"
+    if communicator.size == 1:
+        request = Request(rounds=3, warmup=1, accumulation=None, command=shlex.join(sys.orig_argv), report=print)
+        ensure_baseline(path, resolve(config), request)
+    elif not path.exists():  # a run that is resumed may have it
         raise ValueError(
             "log.baseline: measure is for a single rank, since waiting ranks would slow the measured one (run "
-            "`python -m hvd_r2n2.benchmark baseline` with the same settings first, and give its file)"
+            f"`python -m hvd_r2n2.benchmark baseline --ranks {communicator.local_size}` with the same settings first, "
+            "and give its file)"
         )
-    path = out.resolve() / "baseline.json"
-    if not path.exists():
-        request = Request(rounds=3, warmup=1, accumulation=None, command=shlex.join(sys.orig_argv), report=print)
-        baseline = measure_baseline(for_random_batches(config), request)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_baseline(path, baseline)
     return replace(config, log=replace(config.log, baseline=str(path)))
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+
+import torch
 
 from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.common.statistics import Spread
@@ -15,21 +18,40 @@ from hvd_r2n2.measuring.report import heading, now
 from hvd_r2n2.measuring.result import step_s
 from hvd_r2n2.measuring.rounds import choose_accumulation
 from hvd_r2n2.measuring.team import Team
-from hvd_r2n2.telemetry.baseline import Baseline, settings_of
+from hvd_r2n2.telemetry.baseline import Baseline, load_baseline, settings_of, write_baseline
+from hvd_r2n2.training.placement import devices_per_rank
 
 
-def measure_baseline(config: Config, request: Request) -> Baseline:
+def ensure_baseline(path: Path, config: Config, request: Request) -> None:
+    """Measure one device into a file, unless it holds a baseline that fits one rank with these settings already.
+
+    Raises:
+        ValueError: the settings are not possible.
+        JobError: the process that measures has failed.
+        OSError: the file cannot be written.
+    """
+    machine = _machine(config, num_ranks=1)
+    with suppress(ValueError, OSError):
+        load_baseline(path, config, torch.device(machine.device_type), machine.threads)
+        return
+    baseline = measure_baseline(config, request)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_baseline(path, baseline)
+
+
+def measure_baseline(config: Config, request: Request, num_ranks: int = 1) -> Baseline:
     """Measure one device on the steps that `config` trains with, split or not.
 
     Args:
-        config: settings whose network is resolved.
+        config: resolved settings.
         request: rounds are measured steps of each number of views; these come in turn.
+        num_ranks: ranks of a host in training: the device has as many threads as each of theirs.
 
     Raises:
         ValueError: the settings are not possible.
         JobError: the process that measures has failed.
     """
-    machine = Machine.find(config)
+    machine = _machine(config, num_ranks)
     config, _ = without_split(config)
     most = config.view_counts[-1]
     request.report(heading(config, machine, most))
@@ -67,3 +89,8 @@ def measure_baseline(config: Config, request: Request) -> Baseline:
             f"{baseline.images_per_s(num_views):.2f} images/s"
         )
     return baseline
+
+
+def _machine(config: Config, num_ranks: int) -> Machine:
+    """Return a machine whose devices have as many threads as those of ranks with these settings have in training."""
+    return Machine.find(config, num_ranks * devices_per_rank(config))

@@ -209,6 +209,35 @@ def test_one_rank_needs_no_horovod(tiny_data: Path, tmp_path: Path, python: Laun
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["ranks"] == 1
 
 
+@pytest.mark.parametrize(
+    ("more", "threads", "num_devices"),
+    [
+        ({"train__cpu_threads": "null"}, len(os.sched_getaffinity(0)), 1),
+        ({"train__cpu_threads": 2, "split__strategy": "spatial", "split__micro_batches": 1}, 1, 2),
+    ],
+    ids=["one-device", "split"],
+)
+def test_speed_is_compared_with_the_baseline_that_was_measured_before(
+    more: dict[str, object], threads: int, num_devices: int, tiny_data: Path, tmp_path: Path, python: Launcher
+) -> None:
+    run = tmp_path / "run"
+    compared = {"train__steps": 2, "train__min_views": 2, "log__every_steps": 1, "log__baseline": "measure"}
+    done = python(*TRAIN, *settings(tiny_data, **compared, **more), "--out", run)
+    assert done.returncode == 0, done.stderr
+    baseline = json.loads((run / "baseline.json").read_text())
+    assert baseline["threads"] == threads
+    one_device = 6 * 2 / baseline["steps_by_views"]["2"]["median_s"]
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "speed/images_per_s" in record]
+    assert [record["step"] for record in steps] == [1, 2]
+    for record in steps:
+        speedup = record["speed/images_per_s"] / one_device
+        assert record["speed/baseline_images_per_s"] == pytest.approx(one_device)
+        assert record["speed/speedup"] == pytest.approx(speedup)
+        assert record["speed/parallel_efficiency"] == pytest.approx(speedup / num_devices)
+    assert "of one device (" in done.stdout
+
+
 def test_steps_to_come_are_projected_and_a_trace_without_a_split_is_not_written(
     tiny_data: Path, tmp_path: Path, python: Launcher
 ) -> None:
