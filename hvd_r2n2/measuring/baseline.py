@@ -12,10 +12,11 @@ from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.common.statistics import Spread
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.arms import ONE_DEVICE, ArmSpec, possible_accumulations
-from hvd_r2n2.measuring.comparison import Request, without_split
+from hvd_r2n2.measuring.comparison import Request, find_disturbed, without_split
 from hvd_r2n2.measuring.machine import Machine
+from hvd_r2n2.measuring.messages import Done
 from hvd_r2n2.measuring.report import heading, now
-from hvd_r2n2.measuring.result import step_s
+from hvd_r2n2.measuring.result import ArmResult, step_s
 from hvd_r2n2.measuring.rounds import choose_accumulation
 from hvd_r2n2.measuring.team import Team
 from hvd_r2n2.telemetry.baseline import Baseline, load_baseline, settings_of, write_baseline
@@ -62,19 +63,21 @@ def measure_baseline(config: Config, request: Request, num_ranks: int = 1) -> Ba
         trials = dict(tried)
     else:
         arm = arm.with_accumulation(request.accumulation)
-    times_s: dict[int, list[float]] = {num_views: [] for num_views in config.view_counts}
+    steps: dict[int, list[tuple[Done, ...]]] = {num_views: [] for num_views in config.view_counts}
     with tempfile.TemporaryDirectory(prefix="hvd_r2n2-") as folder, Team(arm, machine, Path(folder)) as team:
-        team.prepare(arm, config)
+        ready = team.prepare(arm, config)
         for number in range(request.warmup + request.rounds):
-            for num_views, times in times_s.items():
-                step = team.step(num_views)
+            for num_views, taken in steps.items():
+                step = tuple(team.step(num_views))
                 if number >= request.warmup:
-                    times.append(step_s(step))
+                    taken.append(step)
+    every = tuple(step for taken in steps.values() for step in taken)
+    find_disturbed([ArmResult(arm, ready.devices, ready.notes, arm.samples(config), every)], machine, request.report)
     baseline = Baseline(
         device=machine.device_type,
         threads=None if machine.gpus else machine.threads,
         accumulation=arm.config(config).train.accumulation,
-        times_s={num_views: tuple(times) for num_views, times in times_s.items()},
+        times_s={num_views: tuple(map(step_s, taken)) for num_views, taken in steps.items()},
         settings=settings_of(config),
         hardware=find_hardware(),
         versions=find_versions(),
@@ -82,7 +85,7 @@ def measure_baseline(config: Config, request: Request, num_ranks: int = 1) -> Ba
         date=now(),
         command=request.command,
     )
-    for num_views, times in times_s.items():
+    for num_views, times in baseline.times_s.items():
         spread = Spread.of(times)
         request.report(
             f"{num_views} view(s): {spread.median:.3f} s a step ({spread.low:.3f} to {spread.high:.3f}), "

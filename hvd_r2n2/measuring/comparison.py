@@ -93,6 +93,14 @@ def without_split(config: Config) -> tuple[Config, SplitConfig]:
     return replace(config, split=SplitConfig()), config.split
 
 
+def find_disturbed(results: Sequence[ArmResult], machine: Machine, report: Callable[[str], None]) -> list[str]:
+    """Name the arms that other programs disturbed, and warn of them; only devices of one thread can tell."""
+    disturbed = is_disturbed(results) if machine.threads == 1 and not machine.gpus else []
+    if disturbed:
+        report(f"warning: other programs used the processors ({', '.join(disturbed)}): measure again without")
+    return disturbed
+
+
 def _with_split(arm: ArmSpec, split: SplitConfig) -> ArmSpec:
     """Return an arm of a split with the settings of the config's own split: devices, and all where both are alike."""
     if not any(override.startswith("split.strategy=") for override in arm.overrides):
@@ -129,9 +137,7 @@ def _compare(name: str, config: Config, machine: Machine, arms: Sequence[ArmSpec
         report=request.report,
     )
     found = with_trials(found, trials, predicted_s)
-    disturbed = is_disturbed(found.results) if machine.threads == 1 and not machine.gpus else []
-    if disturbed:
-        request.report(f"warning: other programs used the processors ({', '.join(disturbed)}): measure again without")
+    disturbed = find_disturbed(found.results, machine, request.report)
     content = {
         "benchmark": name,
         "bound": bound_of(found.results),

@@ -1,4 +1,4 @@
-"""The baseline that is measured: for the devices that training has with the same settings, and once."""
+"""The baseline that is measured: for the devices that training has with the same settings, once, with a warning."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.data.categories import CATEGORIES
 from hvd_r2n2.measuring import baseline, rounds
 from hvd_r2n2.measuring.arms import ArmSpec
+from hvd_r2n2.measuring.baseline import measure_baseline
+from hvd_r2n2.measuring.comparison import Request
 from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.messages import Done, Ready
 from hvd_r2n2.telemetry.baseline import load_baseline
@@ -67,6 +69,10 @@ def _quick_teams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+def asked(report: list[str]) -> Request:
+    return Request(rounds=2, warmup=1, accumulation=1, command="a test", report=report.append)
 
 
 @pytest.mark.parametrize(
@@ -124,3 +130,14 @@ def test_the_command_measures_for_the_same_settings(arguments: tuple[str, ...], 
     content = json.loads(out.read_text())
     assert content["threads"] == threads
     assert content["settings"]["model.num_classes"] == len(CATEGORIES)
+
+
+def test_a_disturbed_baseline_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    config = load_config(None, [*ON_CPU, "train.cpu_threads=1"])
+    measure_baseline(resolve(config), asked(said))
+    assert not any("warning" in text for text in said)
+    monkeypatch.setattr(Quick, "busy_s", 1.5)
+    found = measure_baseline(resolve(config), asked(said))
+    assert "warning: other programs used the processors (one-device): measure again without" in said
+    assert found.times_s == dict.fromkeys(config.view_counts, (2.0, 2.0))
