@@ -226,7 +226,7 @@ class LogConfig:
     """Write TensorBoard events."""
     baseline: str | None = None
     """File of `python -m hvd_r2n2.benchmark baseline`, to show the speed-up over one device; `measure` measures it
-    before the run starts."""
+    before the run starts. A resumed run that it does not fit goes on without."""
     trace_step: int | None = None
     """A step of a split whose tasks are written as trace-step-N.json, one row a device, to be opened in Perfetto."""
 

@@ -31,7 +31,10 @@ _SETTINGS = (
     "train.recompute",
     "optimizer.name",
 )
-_ADVICE = "measure again: python -m hvd_r2n2.benchmark baseline"
+_ADVICE = (
+    "measure again: python -m hvd_r2n2.benchmark baseline, for N ranks a host with --ranks N; or compare with nothing: "
+    "log.baseline=null"
+)
 
 
 @dataclass(frozen=True)

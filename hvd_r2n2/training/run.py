@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.config import Config, ModelConfig, to_yaml
 from hvd_r2n2.data.check import DataProblems
 from hvd_r2n2.models import load_weights
-from hvd_r2n2.telemetry import RunLog, load_baseline
+from hvd_r2n2.telemetry import Baseline, RunLog, load_baseline
 from hvd_r2n2.training.build_engine import build_engine
 from hvd_r2n2.training.checkpoint import (
     Checkpoint,
@@ -29,7 +30,7 @@ from hvd_r2n2.training.checkpoint import (
 )
 from hvd_r2n2.training.consistency import broadcast_parameters, check_equal, check_same_start, parameter_digest
 from hvd_r2n2.training.loop import Run, train_steps
-from hvd_r2n2.training.placement import place_rank
+from hvd_r2n2.training.placement import Placement, place_rank
 from hvd_r2n2.training.precision import slow_ranks, weights_dtype
 from hvd_r2n2.training.run_lock import run_lock
 from hvd_r2n2.training.setup import build_model
@@ -208,9 +209,7 @@ def _prepare(
         raise ValueError(f"data.split {config.data.split}: the training part is empty, more models are needed")
     if not len(dataset.validation):
         log.line("the validation part is empty: no checkpoint will be called the best")
-    baseline = None
-    if config.log.baseline is not None:
-        baseline = load_baseline(Path(config.log.baseline), config, device, placement.threads_per_device)
+    baseline = _find_baseline(config, placement, communicator, log.line, is_resumed=checkpoint is not None)
     engine = build_engine(config, model, task.loss_stage(), communicator, placement, log.line)
     if checkpoint is None:
         state = TrainingState(step=0, samples_seen=0, train_seconds=0.0, data_digest=dataset.content_digest)
@@ -232,6 +231,31 @@ def _prepare(
     )
     times.mark("network")
     return Run(config, folder, communicator, placement, task, dataset, model, engine, baseline, log, stop, times), state
+
+
+def _find_baseline(
+    config: Config, placement: Placement, communicator: Communicator, report: Callable[[str], None], *, is_resumed: bool
+) -> Baseline | None:
+    """Return what the run is compared with, if anything; every rank calls it.
+
+    A run may be resumed with other ranks and on other machines: where the baseline does not fit one of them, it goes on
+    without the comparison.
+    """
+    if config.log.baseline is None:
+        return None
+    baseline, problem = None, None
+    try:
+        path = Path(config.log.baseline)
+        baseline = load_baseline(path, config, placement.devices[0], placement.threads_per_device)
+    except (ValueError, OSError) as error:
+        if not is_resumed:
+            raise
+        problem = str(error)
+    problems = [found for found in communicator.all_gather_object(problem) if found is not None]
+    if not problems:
+        return baseline
+    report(f"warning: log.baseline: {problems[0]}; the run goes on without the comparison")
+    return None
 
 
 def _keep_problems(problems: DataProblems, folder: Path) -> str:
