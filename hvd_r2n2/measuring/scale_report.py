@@ -11,7 +11,7 @@ from rich.table import Table
 from hvd_r2n2.common.extras import require
 from hvd_r2n2.measuring.report import wide_console
 from hvd_r2n2.measuring.scale import Scaling
-from hvd_r2n2.scaling.comparison import ARRANGEMENTS, MODES, Row
+from hvd_r2n2.scaling.comparison import ARRANGEMENTS, MIXTURE, MODES, Row
 from hvd_r2n2.scaling.published import TOLERANCE, Check
 from hvd_r2n2.telemetry.charts import DPI, INK, WIDTH_INCHES, save, style
 
@@ -28,6 +28,8 @@ def print_scaling(found: Scaling) -> None:
     console.print(f"network: {found.content['assumptions']['network']}", markup=False)
     for mode, rows in groupby(found.rows, key=lambda row: row.mode):
         console.print(_table(f"{mode}: {_TITLES[mode]}", list(rows)))
+    if any(row.arrangement == MIXTURE for row in found.rows):
+        console.print(f"{MIXTURE}: a prediction only, training gives all ranks as many devices", markup=False)
     for reason in sorted(set(found.content["left_out"].values())):
         names = [name for name, why in found.content["left_out"].items() if why == reason]
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -1,6 +1,6 @@
 """What an allreduce takes over a cluster: as one flat ring, or in rings inside nodes and between them.
 
-Legend: n ranks, S bytes, k ranks a node, N nodes, a latency, B bandwidth.
+Legend: n ranks, S bytes, N nodes, k = n / N ranks a node, a latency, B bandwidth.
 """
 
 from __future__ import annotations
@@ -23,23 +23,22 @@ def ring_s(link: Link, num_ranks: int, size: float) -> float:
     return 2 * (num_ranks - 1) * link.message_s(size / num_ranks, num_ranks)
 
 
-def flat_ring_s(cluster: Cluster, num_ranks: int, ranks_per_node: int, size: float) -> float:
+def flat_ring_s(cluster: Cluster, num_ranks: int, num_nodes: int, size: float) -> float:
     """Return the time of one ring through all ranks of all nodes, neighbours on a node one after another.
 
     A chunk goes 2 (n - 1) hops, one in k of them between nodes: latencies add up as in NCCL's own model
     (`ncclTopoTuneModel` in `src/graph/tuning.cc`). Bytes go at the pace of the slowest link; a node's cards each have a
     ring of their own.
     """
-    if num_ranks <= ranks_per_node:
-        return ring_s(cluster.inside, num_ranks, size)
     inside, between = cluster.inside, cluster.between
+    if num_nodes == 1:
+        return ring_s(inside, num_ranks, size)
     chunk = size / num_ranks
     between_s = between.message_s(chunk, num_ranks, cluster.cards_per_node)
-    if ranks_per_node == 1:
+    if num_nodes == num_ranks:
         return 2 * (num_ranks - 1) * between_s
-    latency_s = (
-        (ranks_per_node - 1) * inside.message_s(0, num_ranks) + between.message_s(0, num_ranks)
-    ) / ranks_per_node
+    share = num_nodes / num_ranks
+    latency_s = (1 - share) * inside.message_s(0, num_ranks) + share * between.message_s(0, num_ranks)
     bytes_s = max(
         inside.message_s(chunk, num_ranks) - inside.message_s(0, num_ranks),
         between_s - between.message_s(0, num_ranks),
@@ -47,40 +46,38 @@ def flat_ring_s(cluster: Cluster, num_ranks: int, ranks_per_node: int, size: flo
     return 2 * (num_ranks - 1) * (latency_s + bytes_s)
 
 
-def hierarchical_s(cluster: Cluster, num_ranks: int, ranks_per_node: int, size: float) -> float:
+def hierarchical_s(cluster: Cluster, num_ranks: int, num_nodes: int, size: float) -> float:
     """Return the time of Horovod's hierarchical allreduce: sum inside each node, ring between nodes, hand out inside.
 
     Inside: a reduce-scatter and an allgather, (k - 1) messages of S / k each. Between: the k ranks of a node have a
     ring each for their part of S / k bytes, all at once over its cards: 2 (N - 1) messages of S / N bytes a node.
     """
-    if num_ranks <= ranks_per_node:
+    if num_nodes == 1:
         return ring_s(cluster.inside, num_ranks, size)
-    num_nodes = ceil(num_ranks / ranks_per_node)
-    inside_s = 2 * (ranks_per_node - 1) * cluster.inside.message_s(size / ranks_per_node, ranks_per_node)
+    of_a_node = num_ranks / num_nodes
+    inside_s = 2 * (of_a_node - 1) * cluster.inside.message_s(size / of_a_node, of_a_node)
     between_s = cluster.between.message_s(size / num_nodes, num_nodes, cluster.cards_per_node)
     return inside_s + 2 * (num_nodes - 1) * between_s
 
 
-def allreduce_s(
-    cluster: Cluster, num_ranks: int, ranks_per_node: int, size: float, algorithm: Algorithm = "best"
-) -> float:
+def allreduce_s(cluster: Cluster, num_ranks: int, num_nodes: int, size: float, algorithm: Algorithm = "best") -> float:
     """Return the time of an allreduce of so many bytes; `best` takes the faster one for this size."""
     if num_ranks == 1:
         return 0.0
     found = {
-        "ring": flat_ring_s(cluster, num_ranks, ranks_per_node, size),
-        "hierarchical": hierarchical_s(cluster, num_ranks, ranks_per_node, size),
+        "ring": flat_ring_s(cluster, num_ranks, num_nodes, size),
+        "hierarchical": hierarchical_s(cluster, num_ranks, num_nodes, size),
     }
-    call_s = (cluster.inside if num_ranks <= ranks_per_node else cluster.between).call_s
+    call_s = (cluster.inside if num_nodes == 1 else cluster.between).call_s
     return call_s + (min(found.values()) if algorithm == "best" else found[algorithm])
 
 
-def negotiation_s(cluster: Cluster, num_ranks: int, ranks_per_node: int) -> float:
+def negotiation_s(cluster: Cluster, num_ranks: int, num_nodes: int) -> float:
     """Return how long ranks need to agree on what is ready everywhere: up a binary tree and down again."""
     if num_ranks == 1:
         return 0.0
-    link = cluster.inside if num_ranks <= ranks_per_node else cluster.between
-    return 2 * ceil(log2(num_ranks)) * link.agreement_s(min(num_ranks, ranks_per_node))
+    link = cluster.inside if num_nodes == 1 else cluster.between
+    return 2 * ceil(log2(num_ranks)) * link.agreement_s(num_ranks / num_nodes)
 
 
 def find_algorithm(name: str) -> Algorithm:

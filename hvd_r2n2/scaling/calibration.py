@@ -90,9 +90,9 @@ def fit_link(name: str, points: Sequence[Point], *, cores: int, processor_share:
 
 def burst_s(link: Link, num_ranks: int, count: int, size: int, cycle_s: float) -> float:
     """Return what the model gives for a burst: a cycle, the ranks' agreement, one allreduce after another."""
-    cluster = _one_machine(link, num_ranks)
-    one_s = allreduce_s(cluster, num_ranks, num_ranks, size, "ring")
-    return cycle_s + negotiation_s(cluster, num_ranks, num_ranks) + count * one_s
+    cluster = _one_machine(link)
+    one_s = allreduce_s(cluster, num_ranks, 1, size, "ring")
+    return cycle_s + negotiation_s(cluster, num_ranks, 1) + count * one_s
 
 
 def predict_shared(
@@ -120,8 +120,9 @@ def predict_shared(
     )
     return predict_step(
         layers,
-        _one_machine(link, num_ranks),
+        _one_machine(link),
         num_ranks,
+        num_nodes=1,
         fusion=fusion,
         algorithm="ring",
         other_s=factor * workload.other_s,
@@ -163,8 +164,8 @@ def _link(name: str, found: dict[str, Any]) -> Link:
     return Link(name, **values)
 
 
-def _one_machine(link: Link, num_ranks: int) -> Cluster:
-    return Cluster(link.name, link, link, devices_per_node=num_ranks)
+def _one_machine(link: Link) -> Cluster:
+    return Cluster(link.name, link, link)
 
 
 def _least_squares(rows: np.ndarray, wanted: np.ndarray) -> tuple[float, ...]:

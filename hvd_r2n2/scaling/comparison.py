@@ -1,4 +1,7 @@
-"""Plain data parallelism, split ranks and mixtures over the same devices, from one to thousands."""
+"""Plain data parallelism, split ranks and mixtures over the same devices, from one to thousands.
+
+Mixtures are a prediction only: in training all ranks have the same number of devices.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +131,7 @@ def predict_row(workload: Workload, conditions: Conditions, mode: Mode, arrangem
         ValueError: there are too few devices or samples for it.
     """
     samples = workload.batch_size * (num_devices if mode == "weak" else 1)
-    kinds = _kinds(workload, arrangement, num_devices)
+    kinds = _kinds(workload, arrangement, num_devices, conditions.cluster.devices_per_node)
     num_ranks = sum(kind.ranks for kind in kinds)
     if samples < num_ranks:
         raise ValueError(f"{samples} samples cannot be shared out over {num_ranks} ranks")
@@ -144,7 +147,7 @@ def predict_row(workload: Workload, conditions: Conditions, mode: Mode, arrangem
         arrangement=arrangement,
         devices=num_devices,
         ranks=num_ranks,
-        nodes=ceil(num_devices / conditions.cluster.devices_per_node),
+        nodes=conditions.cluster.num_nodes(num_devices),
         samples=samples,
         samples_of_a_rank=largest,
         is_even=is_even,
@@ -165,10 +168,12 @@ class _Kind:
     is_split: bool
 
 
-def _kinds(workload: Workload, arrangement: str, num_devices: int) -> tuple[_Kind, ...]:
+def _kinds(workload: Workload, arrangement: str, num_devices: int, devices_per_node: int) -> tuple[_Kind, ...]:
     width = workload.split_devices
     if arrangement == PLAIN:
         return (_Kind(num_devices, False),)
+    if num_devices > devices_per_node and devices_per_node % width:
+        raise ValueError(f"{devices_per_node} device(s) a node are no whole number of ranks with {width} each")
     if arrangement == SPLIT:
         if num_devices % width:
             raise ValueError(f"{num_devices} device(s) are no whole number of ranks with {width} each")
@@ -220,13 +225,13 @@ def _step(
             replace(layer, forward_s=layer.forward_s / faster, backward_s=layer.backward_s / faster) for layer in layers
         )
     part_s = sum(layer.forward_s + layer.backward_s for layer in layers)
-    num_nodes = ceil(num_devices / conditions.cluster.devices_per_node)
+    num_nodes = conditions.cluster.num_nodes(num_devices)
     images = samples * workload.images_per_sample
     return predict_step(
         layers,
         conditions.cluster,
         num_ranks,
-        devices_per_rank=workload.split_devices if is_split else 1,
+        num_nodes,
         fusion=conditions.fusion,
         spread=conditions.spread,
         algorithm=conditions.algorithm,

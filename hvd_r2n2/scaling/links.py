@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 
 from hvd_r2n2.common.names import known_hint
 
@@ -50,7 +51,7 @@ class Link:
         """Give what programs get."""
         return self.line_bytes_per_s * self.share
 
-    def message_s(self, size: float, at_once: int = 1, cards: int = 1) -> float:
+    def message_s(self, size: float, at_once: float = 1, cards: int = 1) -> float:
         """Give the time of a message over so many cards while so many are on their way.
 
         What processors do takes turns, what the line does not.
@@ -59,11 +60,11 @@ class Link:
         slower = self.processor_share * turns + 1 - self.processor_share
         return self.latency_s * turns + size / (self.bytes_per_s * cards) * slower
 
-    def turns(self, at_once: int) -> float:
+    def turns(self, at_once: float) -> float:
         """Give how many messages a processor has to see to while so many are on their way."""
         return 1.0 if self.lanes is None else max(1.0, at_once / self.lanes)
 
-    def agreement_s(self, at_once: int) -> float:
+    def agreement_s(self, at_once: float) -> float:
         """Give the time of a message by which ranks agree."""
         return (self.latency_s if self.hop_s is None else self.hop_s) * self.turns(at_once)
 
@@ -118,6 +119,10 @@ class Cluster:
         for name, value in (("devices per node", self.devices_per_node), ("network cards", self.cards_per_node)):
             if value < 1:
                 raise ValueError(f"{self.name}: {value} {name} (1 or more)")
+
+    def num_nodes(self, num_devices: int) -> int:
+        """Return how many nodes so many devices are on."""
+        return ceil(num_devices / self.devices_per_node)
 
     @property
     def assumptions(self) -> str:

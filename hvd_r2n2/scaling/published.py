@@ -130,7 +130,9 @@ def _check(network: PublishedNetwork, between: str, gpus: int, published: float)
 
 
 def _step(network: PublishedNetwork, cluster: Cluster, gpus: int, spread: float) -> Step:
-    return predict_step(network.layers, cluster, gpus, fusion=FUSION, spread=spread, algorithm="ring")
+    return predict_step(
+        network.layers, cluster, gpus, cluster.num_nodes(gpus), fusion=FUSION, spread=spread, algorithm="ring"
+    )
 
 
 def _varied(cluster: Cluster, share: float, latency: float) -> Cluster:

@@ -46,8 +46,8 @@ def predict_step(
     layers: Sequence[Layer],
     cluster: Cluster,
     num_ranks: int,
+    num_nodes: int,
     *,
-    devices_per_rank: int = 1,
     fusion: Fusion,
     spread: float = 0.0,
     algorithm: Algorithm = "best",
@@ -61,8 +61,9 @@ def predict_step(
         layers: what one rank computes, in forward order.
         cluster: where.
         num_ranks: how many average their gradients.
-        devices_per_rank: a split rank has several, which fill the node sooner. Each averages its own part of the
-            weights; together they are as many bytes as one device's, and go over the same cards.
+        num_nodes: on how many nodes they are. Split ranks, of several devices each, need more of them; each device
+            averages its own part of the weights, together they are as many bytes as one device's, and go over the
+            same cards.
         fusion: Horovod's settings.
         spread: standard deviation of the ranks' arithmetic, as a share of it.
         algorithm: of the allreduce.
@@ -71,17 +72,16 @@ def predict_step(
         input_s: what reading the step's pictures takes.
         processor_share: by how much of its pace backward is slower while an allreduce runs; None: as the link says.
     """
-    ranks_per_node = max(1, cluster.devices_per_node // devices_per_rank)
-    inside = cluster.inside if num_ranks <= ranks_per_node else cluster.between
+    link = cluster.inside if num_nodes == 1 else cluster.between
     compute_s = sum(layer.forward_s + layer.backward_s for layer in layers) + other_s
     if num_ranks == 1:
         return Step(compute_s, 0.0, 0.0, 0.0, input_s)
     found = exchange(
         layers,
-        lambda size: allreduce_s(cluster, num_ranks, ranks_per_node, size, algorithm),
+        lambda size: allreduce_s(cluster, num_ranks, num_nodes, size, algorithm),
         fusion,
-        negotiation_s=negotiation_s(cluster, num_ranks, ranks_per_node),
-        processor_share=inside.processor_share if processor_share is None else processor_share,
+        negotiation_s=negotiation_s(cluster, num_ranks, num_nodes),
+        processor_share=link.processor_share if processor_share is None else processor_share,
     )
     late_s = straggler_s(compute_s, spread, num_ranks)
     return Step(compute_s, found.total_s, found.exposed_s, late_s, input_s)

@@ -120,6 +120,13 @@ def test_check_prints_published_figures(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(json.loads((tmp_path / "check.json").read_text())["checks"]) == 12
 
 
+def test_mixture_is_said_to_be_a_prediction_only(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["scale", *SMALL, "--device", "h100", "--split-speedup", "1.5", "--ranks", "2"])
+    assert "mixture: a prediction only" not in capsys.readouterr().out
+    main(["scale", *SMALL, "--device", "h100", "--split-speedup", "1.5", "--ranks", "4"])
+    assert "mixture: a prediction only" in capsys.readouterr().out
+
+
 def test_picture_is_drawn(tmp_path: Path) -> None:
     picture = tmp_path / "scale.png"
     main(["scale", *SMALL, "--device", "h100", "--ranks", "1..4", "--picture", str(picture)])

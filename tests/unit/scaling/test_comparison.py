@@ -1,11 +1,22 @@
 """Rows of the comparison, numbers of ranks, and files of costs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hvd_r2n2.scaling.comparison import PLAIN, SPLIT, Conditions, Storage, compare, parse_ranks, predict_row
+from hvd_r2n2.scaling.allreduce import ring_s
+from hvd_r2n2.scaling.comparison import (
+    MIXTURE,
+    PLAIN,
+    SPLIT,
+    Conditions,
+    Storage,
+    compare,
+    parse_ranks,
+    predict_row,
+)
 from hvd_r2n2.scaling.links import find_cluster
 from hvd_r2n2.scaling.overlap import Layer
 from hvd_r2n2.scaling.workload import Profile, Workload, read_workload, write_workload
@@ -38,6 +49,29 @@ def test_a_split_rank_gains_what_it_is_said_to() -> None:
     assert row.ranks == 1
     assert row.step.step_s == pytest.approx(1 / 1.6)
     assert row.efficiency == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("devices", [8, 4096])
+def test_a_mixture_sends_over_the_nodes_that_its_devices_are_on(devices: int) -> None:
+    # 4 devices on their own and 2 split ranks a node: 6 ranks, between the 4 split ones and the 8 of one device.
+    plain, split, mixture = (
+        predict_row(WORKLOAD, replace(CONDITIONS, algorithm="ring"), "weak", arrangement, devices)
+        for arrangement in (PLAIN, SPLIT, MIXTURE)
+    )
+    assert (plain.nodes, split.nodes, mixture.nodes) == (devices // 8,) * 3
+    assert (plain.ranks, split.ranks, mixture.ranks) == (devices, devices // 2, devices // 4 * 3)
+    assert split.step.communication_s < mixture.step.communication_s < plain.step.communication_s
+    if devices == 8:  # three ends of agreement, and a ring inside the node for each of the two layers
+        inside = CONDITIONS.cluster.inside
+        sent_s = sum(inside.call_s + ring_s(inside, 6, size) for size in (2500, 1000))
+        assert mixture.step.communication_s == pytest.approx(sent_s + 2 * 2 * 3 * inside.latency_s)
+
+
+def test_split_ranks_have_all_their_devices_on_one_node() -> None:
+    rows, left_out = compare(WORKLOAD, Conditions(find_cluster("nvlink4+ndr", 3)), (2, 8))
+    assert {(row.arrangement, row.devices) for row in rows} == {(PLAIN, 2), (PLAIN, 8), (SPLIT, 2)}
+    reason = "3 device(s) a node are no whole number of ranks with 2 each"
+    assert left_out[f"strong, {SPLIT}, 8 device(s)"] == left_out[f"weak, {MIXTURE}, 8 device(s)"] == reason
 
 
 def test_no_row_is_more_efficient_than_one_device_and_weak_steps_grow() -> None:
