@@ -165,7 +165,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--save-costs", type=Path, metavar="FILE", help="write the costs of a step, for --costs")
     add("--split-speedup", type=float, metavar="X", help="what a split over two devices gains, where not measured")
     add("--spread", type=float, default=0.02, metavar="X", help="of ranks' times, for stragglers (0.02)")
-    add("--algorithm", default="best", help="of the allreduce: ring, hierarchical, or the better for each size (best)")
+    add(
+        "--algorithm",
+        default="best",
+        metavar="NAME",
+        help="of the allreduce: ring; tree (NCCL's); hierarchical (which Horovod only does with "
+        "HOROVOD_HIERARCHICAL_ALLREDUCE=1); or what NCCL takes, the faster of ring and tree for each size, and a ring "
+        "where Open MPI averages (best)",
+    )
     add("--node-images-per-s", type=float, metavar="X", help="what the loader of a node gives (never too slow)")
     add("--shared-gb-per-s", type=float, metavar="X", help="what the file system gives all nodes (never too slow)")
     add("--price", type=float, metavar="X", help="of a device for an hour, in any currency")

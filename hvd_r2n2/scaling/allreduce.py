@@ -1,4 +1,4 @@
-"""What an allreduce takes over a cluster: as one flat ring, or in rings inside nodes and between them.
+"""What an allreduce takes over a cluster: one flat ring, NCCL's trees, or rings inside nodes and between them.
 
 Legend: n ranks, S bytes, N nodes, k = n / N ranks a node, a latency, B bandwidth.
 """
@@ -11,8 +11,13 @@ from typing import Literal
 from hvd_r2n2.common.names import known_hint
 from hvd_r2n2.scaling.links import Cluster, Link
 
-Algorithm = Literal["best", "ring", "hierarchical"]
-ALGORITHMS: tuple[Algorithm, ...] = ("best", "ring", "hierarchical")
+Algorithm = Literal["best", "ring", "tree", "hierarchical"]
+ALGORITHMS: tuple[Algorithm, ...] = ("best", "ring", "tree", "hierarchical")
+
+_TREE_SHARE = 0.92
+"""Of the bandwidth that NCCL expects of trees, at most."""
+_TREE_SHARES = (*[0.9] * 7, 0.8, 0.7, 0.6, 0.6, 0.5, 0.5, 0.5, 0.5, 0.6, 0.7, 0.8, 0.7, 0.7, 0.8, 0.9, 0.9)
+"""By size: for 64 bytes and more, 128 and more, and so on to 256 MiB (`treeCorrectionFactor`); 1 from 512 MiB."""
 
 
 def ring_s(link: Link, num_ranks: int, size: float) -> float:
@@ -46,11 +51,32 @@ def flat_ring_s(cluster: Cluster, num_ranks: int, num_nodes: int, size: float) -
     return 2 * (num_ranks - 1) * (latency_s + bytes_s)
 
 
+def tree_s(cluster: Cluster, num_ranks: int, num_nodes: int, size: float) -> float:
+    """Return the time of NCCL's double binary tree: a chain inside each node, the nodes in two trees.
+
+    As NCCL 2.17 plans with it (`ncclTopoTuneModel` and `ncclTopoGetAlgoTime` in `src/graph/tuning.cc` of NVIDIA/nccl,
+    protocol Simple): 2 (k - 1) latencies inside and 2 log2 N between nodes, and 2 S bytes at a share of the slowest
+    link's bandwidth that depends on S. NCCL's limits by generation of GPU are left out.
+    """
+    inside, between = cluster.inside, cluster.between
+    assert inside.tree_latency_s is not None
+    assert between.tree_latency_s is not None
+    hops_inside, hops_between = num_ranks / num_nodes - 1, num_nodes.bit_length() - 1  # log2 is rounded down, as there
+    latency_s = hops_inside * inside.tree_latency_s + hops_between * between.tree_latency_s
+    bytes_per_s = inside.bytes_per_s
+    if num_nodes > 1:
+        bytes_per_s = min(bytes_per_s, between.bytes_per_s * cluster.cards_per_node)
+    power = max(0, (int(size) // 64).bit_length() - 1)
+    share = _TREE_SHARE * (_TREE_SHARES[power] if power < len(_TREE_SHARES) else 1.0)
+    return 2 * (latency_s + size / (bytes_per_s * share))
+
+
 def hierarchical_s(cluster: Cluster, num_ranks: int, num_nodes: int, size: float) -> float:
     """Return the time of Horovod's hierarchical allreduce: sum inside each node, ring between nodes, hand out inside.
 
-    Inside: a reduce-scatter and an allgather, (k - 1) messages of S / k each. Between: the k ranks of a node have a
-    ring each for their part of S / k bytes, all at once over its cards: 2 (N - 1) messages of S / N bytes a node.
+    Horovod does so with HOROVOD_HIERARCHICAL_ALLREDUCE=1 alone. Inside: a reduce-scatter and an allgather, (k - 1)
+    messages of S / k each. Between: the k ranks of a node have a ring each for their part of S / k bytes, all at once
+    over its cards: 2 (N - 1) messages of S / N bytes a node.
     """
     if num_nodes == 1:
         return ring_s(cluster.inside, num_ranks, size)
@@ -61,15 +87,21 @@ def hierarchical_s(cluster: Cluster, num_ranks: int, num_nodes: int, size: float
 
 
 def allreduce_s(cluster: Cluster, num_ranks: int, num_nodes: int, size: float, algorithm: Algorithm = "best") -> float:
-    """Return the time of an allreduce of so many bytes; `best` takes the faster one for this size."""
+    """Return the time of an allreduce of so many bytes.
+
+    `best` is what happens where nothing is set: over NCCL's links the faster of ring and tree for this size, over
+    others, where Open MPI averages, the ring.
+    """
     if num_ranks == 1:
         return 0.0
-    found = {
-        "ring": flat_ring_s(cluster, num_ranks, num_nodes, size),
-        "hierarchical": hierarchical_s(cluster, num_ranks, num_nodes, size),
-    }
+    if algorithm == "best":
+        choices: tuple[Algorithm, ...] = ("ring", "tree") if cluster.has_trees else ("ring",)
+        return min(allreduce_s(cluster, num_ranks, num_nodes, size, one) for one in choices)
+    if algorithm == "tree":  # whose latencies hold the call
+        return tree_s(cluster, num_ranks, num_nodes, size)
     call_s = (cluster.inside if num_nodes == 1 else cluster.between).call_s
-    return call_s + (min(found.values()) if algorithm == "best" else found[algorithm])
+    times = flat_ring_s if algorithm == "ring" else hierarchical_s
+    return call_s + times(cluster, num_ranks, num_nodes, size)
 
 
 def negotiation_s(cluster: Cluster, num_ranks: int, num_nodes: int) -> float:

@@ -52,6 +52,10 @@ class Conditions:
     price: float | None = None
     """Of a device for an hour."""
 
+    def __post_init__(self) -> None:
+        if self.algorithm == "tree" and not self.cluster.has_trees:
+            raise ValueError(f"algorithm tree: is NCCL's, which does not average over {self.cluster.name} (use ring)")
+
 
 @dataclass(frozen=True)
 class Row:

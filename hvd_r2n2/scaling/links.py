@@ -6,9 +6,10 @@ published rate of the line, in one direction, times the share of it that program
 Sources. Rates: NVIDIA's data sheets (NVLink 1 to 4: 80, 150, 300 and 450 GB/s a GPU and direction, half of the "total"
 that they print), PCI-SIG (PCIe 3 to 5 with 16 lanes), InfiniBand Trade Association (EDR 100, HDR 200, NDR 400 Gbit/s),
 IEEE 802.3 (10, 25 and 100 Gbit/s). Latencies: what NCCL itself plans with for rings (`hwLat` in `src/graph/tuning.cc`
-of NVIDIA/nccl, protocol Simple: NVLink 3.4, PCI 5.7, network 9.6 µs; 8.4 µs a call). That of TCP, and all of `shm` and
-`loopback`, are assumptions, never measured. Shares: an
-assumption, the same 0.8 for everything but TCP, whose 0.54 follows from a published table: see `published.py`.
+of NVIDIA/nccl, version 2.17, protocol Simple: NVLink 3.4, PCI 5.7, network 9.6 µs; 8.4 µs a call) and for trees (28 µs,
+whatever the line). Those of TCP (20 µs more), and all of `shm` and `loopback`, are assumptions, never measured.
+Shares: an assumption, the same 0.8 for everything but TCP, whose 0.54 follows from a published table: see
+`published.py`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Link:
     1 where the cores that compute also copy."""
     hop_s: float | None = None
     """Of a message by which ranks agree on what is ready everywhere; None: the latency."""
+    tree_latency_s: float | None = None
+    """Of a message in NCCL's trees, its first chunk included; None: NCCL does not average over this link."""
 
     @property
     def bytes_per_s(self) -> float:
@@ -69,24 +72,30 @@ class Link:
         return (self.latency_s if self.hop_s is None else self.hop_s) * self.turns(at_once)
 
 
+def _nccl(
+    name: str, latency_s: float, line_bytes_per_s: float, share: float = _SHARE, tree_latency_s: float = 28e-6
+) -> Link:
+    return Link(name, latency_s, line_bytes_per_s, share, _NCCL_CALL_S, tree_latency_s=tree_latency_s)
+
+
 def _rdma(name: str, gigabits: float) -> Link:
-    return Link(name, 9.6e-6, gigabits * _GIGABIT, _SHARE, _NCCL_CALL_S)
+    return _nccl(name, 9.6e-6, gigabits * _GIGABIT)
 
 
 def _tcp(name: str, gigabits: float) -> Link:
-    return Link(name, 30e-6, gigabits * _GIGABIT, _TCP_SHARE, _NCCL_CALL_S)
+    return _nccl(name, 30e-6, gigabits * _GIGABIT, _TCP_SHARE, 48e-6)
 
 
 LINKS = {
     link.name: link
     for link in (
-        Link("nvlink1", 3.4e-6, 80e9, _SHARE, _NCCL_CALL_S),
-        Link("nvlink2", 3.4e-6, 150e9, _SHARE, _NCCL_CALL_S),
-        Link("nvlink3", 3.4e-6, 300e9, _SHARE, _NCCL_CALL_S),
-        Link("nvlink4", 3.4e-6, 450e9, _SHARE, _NCCL_CALL_S),
-        Link("pcie3", 5.7e-6, 15.75e9, _SHARE, _NCCL_CALL_S),
-        Link("pcie4", 5.7e-6, 31.5e9, _SHARE, _NCCL_CALL_S),
-        Link("pcie5", 5.7e-6, 63e9, _SHARE, _NCCL_CALL_S),
+        _nccl("nvlink1", 3.4e-6, 80e9),
+        _nccl("nvlink2", 3.4e-6, 150e9),
+        _nccl("nvlink3", 3.4e-6, 300e9),
+        _nccl("nvlink4", 3.4e-6, 450e9),
+        _nccl("pcie3", 5.7e-6, 15.75e9),
+        _nccl("pcie4", 5.7e-6, 31.5e9),
+        _nccl("pcie5", 5.7e-6, 63e9),
         Link("shm", 10e-6, 5e9, processor_share=1.0),
         Link("loopback", 30e-6, 2e9, processor_share=1.0),
         _rdma("edr", 100),
@@ -119,6 +128,11 @@ class Cluster:
         for name, value in (("devices per node", self.devices_per_node), ("network cards", self.cards_per_node)):
             if value < 1:
                 raise ValueError(f"{self.name}: {value} {name} (1 or more)")
+
+    @property
+    def has_trees(self) -> bool:
+        """Say whether NCCL averages here, which has trees beside rings."""
+        return None not in (self.inside.tree_latency_s, self.between.tree_latency_s)
 
     def num_nodes(self, num_devices: int) -> int:
         """Return how many nodes so many devices are on."""

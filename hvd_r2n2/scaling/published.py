@@ -6,6 +6,7 @@ Published, with 4 Pascal GPUs a server, 25 Gbit/s RoCE, NCCL, batch 64 a GPU and
 * 128 GPUs (32 servers): 90, 90 and 79 %, the README after that change.
 * 512 GPUs (128 servers): 90, 90 and 68 %, `docs/benchmarks.rst` of Horovod, which goes with arXiv:1802.05799.
 * 64 MiB of fusion (arXiv:1802.05799, section 7) every 5 ms (Horovod's defaults of that time).
+* NCCL had rings only then, so the model has no trees here.
 
 Constants that are not published, the same for all: the share of the line's rate that is reached, 0.8 (an assumption of
 `links.py`); the spread of ranks, 2.5 %, chosen so that Inception V3 comes near to its 90 % at 512 GPUs, for it sends so

@@ -142,6 +142,7 @@ def test_picture_is_drawn(tmp_path: Path) -> None:
         (["--device", "h100", "--spread", "-1"], r"--spread -1 is not possible"),
         (["--device", "h100", "--price", "0"], r"--price 0 is not possible"),
         (["--device", "h100", "--algorithm", "rings"], r"algorithm 'rings' is not known, did you mean ring"),
+        (["--device", "h100", "--network", "shm+loopback", "--algorithm", "tree"], r"tree: is NCCL's, .* \(use ring\)"),
         (["--device", "h100", "--network", "nvlink4+ndrr"], r"did you mean ndr"),
         (["--device", "h100", "--devices-per-node", "0"], r"0 devices per node"),
         (["--device", "h100", "--costs", "x.json"], r"leave the other out"),

@@ -1,8 +1,10 @@
 """Allreduce times against hand-computed ones."""
 
+from dataclasses import replace
+
 import pytest
 
-from hvd_r2n2.scaling.allreduce import allreduce_s, flat_ring_s, hierarchical_s, negotiation_s, ring_s
+from hvd_r2n2.scaling.allreduce import allreduce_s, flat_ring_s, hierarchical_s, negotiation_s, ring_s, tree_s
 from hvd_r2n2.scaling.links import Cluster, Link, find_cluster
 
 FAST, SLOW = Link("fast", 0.0, 100.0), Link("slow", 0.0, 10.0)
@@ -42,11 +44,48 @@ def test_more_bandwidth_never_takes_longer() -> None:
     assert times[0] > 10 * times[-1]
 
 
-def test_best_is_the_faster_for_each_size() -> None:
-    cluster = find_cluster("nvlink4+hdr")
-    for size in (1e3, 1e9):
-        ring, hierarchical, best = (allreduce_s(cluster, 512, 64, size, a) for a in ("ring", "hierarchical", "best"))
-        assert best == min(ring, hierarchical)
+def test_tree_is_a_chain_inside_and_two_trees_between() -> None:
+    # 4 ranks a node, 3 nodes, up and down: 3 latencies inside, 1 between, all bytes at 0.92 · 0.9 of the slowest link.
+    inside, between = replace(FAST, tree_latency_s=0.5), replace(SLOW, tree_latency_s=2.0)
+    cluster = Cluster("hand", inside, between, devices_per_node=4)
+    assert tree_s(cluster, 12, 3, 1200.0) == pytest.approx(2 * (3 * 0.5 + 2.0 + 1200 / (10 * 0.92 * 0.9)))
+    assert tree_s(cluster, 4, 1, 1200.0) == pytest.approx(2 * (3 * 0.5 + 1200 / (100 * 0.92 * 0.9)))
+
+
+def test_tree_has_the_bandwidth_that_nccl_expects_for_the_size() -> None:
+    # NCCL's `treeCorrectionFactor` for protocol Simple: 0.5 at 1 MiB, 0.9 at 128 MiB, none from 512 MiB.
+    link = Link("no latency", 0.0, 1e9, tree_latency_s=0.0)
+    cluster = Cluster("hand", link, link)
+    for size, share in ((1, 0.9), (2**20, 0.5), (2**27, 0.9), (2**28, 0.9), (2**29, 1.0), (2**32, 1.0)):
+        assert tree_s(cluster, 16, 2, size) == pytest.approx(2 * size / (1e9 * 0.92 * share))
+
+
+def test_twice_the_nodes_take_a_tree_one_latency_up_and_one_down() -> None:
+    cluster = find_cluster("nvlink4+8*ndr")
+    half, whole = (tree_s(cluster, 8 * num_nodes, num_nodes, 2**27) for num_nodes in (256, 512))
+    assert whole - half == pytest.approx(2 * 28e-6)
+
+
+@pytest.mark.parametrize("network", ["nvlink4+hdr", "pcie3+eth-10g"])
+def test_best_of_nccl_is_the_faster_of_ring_and_tree_for_each_size(network: str) -> None:
+    found = {
+        (num_nodes, size): [
+            allreduce_s(find_cluster(network), 8 * num_nodes, num_nodes, size, algorithm)
+            for algorithm in ("ring", "tree", "best")
+        ]
+        for num_nodes in (1, 512)
+        for size in (1e3, 1e8)
+    }
+    assert all(best == min(ring, tree) for ring, tree, best in found.values())
+    assert found[1, 1e8][0] < found[1, 1e8][1]
+    assert found[512, 1e3][1] < found[512, 1e3][0] / 10
+
+
+def test_best_of_other_networks_is_the_ring_for_nothing_sets_hierarchical() -> None:
+    cluster = find_cluster("shm+loopback")
+    ring, hierarchical, best = (allreduce_s(cluster, 512, 64, 1e3, a) for a in ("ring", "hierarchical", "best"))
+    assert hierarchical < ring
+    assert best == ring
 
 
 def test_unknown_networks_name_the_nearest() -> None:
