@@ -111,7 +111,7 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
             row.arrangement,
             str(row.devices),
             str(row.ranks),
-            f"{row.samples_of_a_rank}{'' if row.is_even else ' at most'}",
+            f"{row.samples_of_a_rank}{'' if row.is_even else ', uneven'}",
             f"{step.step_s:.4f} s",
             f"{step.compute_s:.4f}",
             f"{step.exposed_s:.4f}",

@@ -72,7 +72,7 @@ class Row:
     samples_of_a_rank: int
     """Of the rank that has most."""
     is_even: bool
-    """Whether all ranks have as many, which training demands."""
+    """Whether all ranks have as many, in as many parts as they are taken in, which training demands."""
     step: Step
     images_per_s: float
     efficiency: float
@@ -193,10 +193,11 @@ def _steps(
 ) -> Iterator[tuple[Step, int, bool]]:
     """Give the ways to share samples out: evenly, or in a mixture so that split ranks have more."""
     num_ranks = sum(kind.ranks for kind in kinds)
+    is_even = samples % (num_ranks * workload.accumulation) == 0
     if len(kinds) == 1:
         share = ceil(samples / num_ranks)
         step = _step(workload, conditions, kinds[0].is_split, share, num_ranks, samples, num_devices)
-        yield step, share, samples % num_ranks == 0
+        yield step, share, is_even
         return
     plain, split = kinds
     even = samples // num_ranks
@@ -208,7 +209,7 @@ def _steps(
             _step(workload, conditions, is_split, share, num_ranks, samples, num_devices)
             for is_split, share in ((False, own), (True, other))
         ]
-        yield max(found, key=lambda one: one.step_s), max(own, other), own == other
+        yield max(found, key=lambda one: one.step_s), max(own, other), is_even and own == other
 
 
 def _step(

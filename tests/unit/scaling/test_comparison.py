@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hvd_r2n2.config import load_config
 from hvd_r2n2.scaling.allreduce import ring_s
 from hvd_r2n2.scaling.comparison import (
     MIXTURE,
@@ -20,6 +21,7 @@ from hvd_r2n2.scaling.comparison import (
 from hvd_r2n2.scaling.links import find_cluster
 from hvd_r2n2.scaling.overlap import Layer
 from hvd_r2n2.scaling.workload import Profile, Workload, read_workload, write_workload
+from hvd_r2n2.training.step import share_of_batch
 
 LAYERS = (Layer("first", 0.1, 0.2, (1000,)), Layer("last", 0.3, 0.4, (2000, 500)))
 WORKLOAD = Workload(
@@ -82,6 +84,25 @@ def test_no_row_is_more_efficient_than_one_device_and_weak_steps_grow() -> None:
     assert weak == sorted(weak)
     assert len(weak) == 13
     assert "8 samples cannot be shared out over 16 ranks" in left_out[f"strong, {PLAIN}, 16 device(s)"]
+
+
+def is_possible(batch_size: int, num_ranks: int, accumulation: int) -> bool:
+    given = (f"train.batch_size={batch_size}", f"train.accumulation={accumulation}")
+    try:
+        share_of_batch(load_config(None, given), num_ranks)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_rows_are_even_where_training_can_share_the_batch_out(accumulation: int) -> None:
+    workload = replace(WORKLOAD, accumulation=accumulation)
+    rows, _ = compare(workload, CONDITIONS, (1, 2, 3, 4, 5, 6, 8))
+    for row in rows:
+        if row.arrangement != MIXTURE:
+            assert row.is_even == is_possible(row.samples, row.ranks, accumulation), row
+    assert {row.is_even for row in rows} == {True, False}
 
 
 def test_a_slow_file_system_sets_the_pace() -> None:
