@@ -49,9 +49,11 @@ def assume_workload(config: Config, device: str, share: float) -> Workload:
     Raises:
         ValueError: the device is not known, has no peak for `train.dtype`, or the share is not possible.
     """
-    dtype = config.train.dtype
-    rate = find_device(device).rate(dtype, share)
-    source = f"counted; assumed: {share:.0%} of the published {dtype} peak of {device}, {rate / 1e12:.3g} TFLOP/s"
+    found, train = find_device(device), config.train
+    is_tf32 = train.dtype == "float32" and train.tf32 and "tf32" in found.peak_flops
+    arithmetic = "tf32" if is_tf32 else train.dtype
+    rate = found.rate(arithmetic, share)
+    source = f"counted; assumed: {share:.0%} of the published {arithmetic} peak of {device}, {rate / 1e12:.3g} TFLOP/s"
     return counted_workload(for_random_batches(config), rate, source)
 
 

@@ -1,7 +1,7 @@
 """Named devices that are not here: their published peak, of which an assumed share is reached.
 
 Peaks are those of NVIDIA's data sheets for dense matrix products (P100, V100, A100, H100 and H200 of the SXM kind),
-in FLOP/s. float32 is the ordinary arithmetic without TF32.
+in FLOP/s. float32 is the ordinary arithmetic without TF32, which GPUs before the A100 do not have.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Device:
 
     name: str
     peak_flops: Mapping[str, float]
-    """By dtype."""
+    """By dtype; `tf32` is that of float32 where `train.tf32` is on."""
 
     def rate(self, dtype: str, share: float) -> float:
         """Return the assumed rate in FLOP/s.
@@ -39,9 +39,9 @@ DEVICES = {
     for device in (
         Device("p100", {"float32": 10.6e12, "float64": 5.3e12}),
         Device("v100", {"float32": 15.7e12, "float64": 7.8e12}),
-        Device("a100", {"bfloat16": 312e12, "float32": 19.5e12, "float64": 9.7e12}),
-        Device("h100", {"bfloat16": 989e12, "float32": 67e12, "float64": 34e12}),
-        Device("h200", {"bfloat16": 989e12, "float32": 67e12, "float64": 34e12}),
+        Device("a100", {"bfloat16": 312e12, "tf32": 156e12, "float32": 19.5e12, "float64": 9.7e12}),
+        Device("h100", {"bfloat16": 989e12, "tf32": 494.7e12, "float32": 67e12, "float64": 34e12}),
+        Device("h200", {"bfloat16": 989e12, "tf32": 494.7e12, "float32": 67e12, "float64": 34e12}),
     )
 }
 

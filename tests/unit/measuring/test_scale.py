@@ -17,12 +17,29 @@ SMALL = ("--set", "model.width=0.05", "--set", "train.batch_size=2", "--set", "t
 
 
 def test_counted_costs_are_the_arithmetic_over_the_rate() -> None:
-    config = load_config(None, ["model.width=1", "train.min_views=3", "train.max_views=3"])
+    config = load_config(None, ["model.width=1", "train.min_views=3", "train.max_views=3", "train.tf32=false"])
     workload = assume_workload(config, "h100", 0.5)
     forward_s = sum(layer.forward_s for layer in workload.layers(1))
     assert forward_s == pytest.approx(2 * (10.54 + 3 * 4.26) * 1e9 / 33.5e12, rel=1e-3)
     parameters = create_model("res3d-gru-3", width=1).parameters()
     assert workload.gradient_bytes == 4 * sum(parameter.numel() for parameter in parameters)
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "kind", "peak"),
+    [
+        ("h100", (), "tf32", 494.7),
+        ("a100", (), "tf32", 156),
+        ("h100", ("train.tf32=false",), "float32", 67),
+        ("v100", (), "float32", 15.7),
+        ("h100", ("train.dtype=bfloat16",), "bfloat16", 989),
+        ("h100", ("train.dtype=float64",), "float64", 34),
+    ],
+)
+def test_arithmetic_is_that_of_the_settings(device: str, settings: tuple[str, ...], kind: str, peak: float) -> None:
+    # NVIDIA's data sheets: dense TFLOP/s; GPUs before the A100 have no TF32.
+    source = assume_workload(load_config(None, ("model.width=0.05", *settings)), device, 1.0).source
+    assert source == f"counted; assumed: 100% of the published {kind} peak of {device}, {peak:.3g} TFLOP/s"
 
 
 @pytest.mark.parametrize("setting", ["train.dtype=float64", "model.name=alexnet"])
