@@ -64,6 +64,8 @@ def scale(words: Sequence[str]) -> None:
     settings = to_mapping(config)
     if options.costs is not None:
         settings = {"horovod": settings["horovod"]}  # the others are not what these costs are of
+    if options.split_speedup is not None and config.train.cuda_graphs:
+        raise ValueError("--split-speedup: train.cuda_graphs is for one device a rank (leave one out)")
     counts, conditions = parse_ranks(options.ranks or "1..4096"), _conditions(config, options)
     workload = with_speedup(_workload(config, options), _positive(options.split_speedup, "--split-speedup"))
     if options.save_costs is not None:

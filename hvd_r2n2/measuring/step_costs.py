@@ -53,9 +53,9 @@ def measured_workload(config: Config, job: Job, costs: Costs, source: str) -> Wo
     return replace(
         _empty(config, job),
         source=source,
-        profiles=tuple(Profile(size, _layers(job, costs, size)) for size in sizes),
+        profiles=tuple(Profile(size, _layers(config, job, costs, size)) for size in sizes),
         other_s=weights_bytes * (machine.norm_s_per_byte + machine.update_s_per_byte),
-        split_speedups=_split_speedups(job, costs, sizes),
+        split_speedups={} if config.train.cuda_graphs else _split_speedups(job, costs, sizes),
         split_devices=max(2, job.num_devices),
     )
 
@@ -74,7 +74,7 @@ def counted_workload(config: Config, flops_per_s: float, source: str) -> Workloa
     totals = [count_arithmetic(network, 1, views) for views in job.view_counts]
     factor = sum(total.backward for total in totals) / sum(total.forward for total in totals)
     layers = []
-    for name, gradients in _pieces(job):
+    for name, gradients in _pieces(config, job):
         stages = [stage for stage in name.split() if stage in counts[0]]
         forward_s = fmean(sum(of_views[stage] for stage in stages) for of_views in counts) / flops_per_s
         layers.append(Layer(name, forward_s, factor * forward_s, gradients))
@@ -103,10 +103,10 @@ def _sizes(most: int) -> tuple[int, ...]:
     return (*sizes, most) if most > 1 else (1,)
 
 
-def _layers(job: Job, costs: Costs, size: int) -> tuple[Layer, ...]:
+def _layers(config: Config, job: Job, costs: Costs, size: int) -> tuple[Layer, ...]:
     """Give what the layers take with so many samples, as the mean over all numbers of views."""
     programs = [unit_program(job.stages, (size,), views) for views in job.view_counts]
-    gradients = dict(_pieces(job))
+    gradients = dict(_pieces(config, job))
     layers = []
     for number, call in enumerate(programs[0].calls):
         name = " ".join(call.piece.stages)
@@ -120,10 +120,11 @@ def _backward_s(costs: Costs, program: Program, number: int) -> float:
     return costs.of(program, Task(number, "backward")).seconds
 
 
-def _pieces(job: Job) -> list[tuple[str, tuple[int, ...]]]:
+def _pieces(config: Config, job: Job) -> list[tuple[str, tuple[int, ...]]]:
     """Give the pieces that have a backward run each, in order, with the bytes of the gradients complete after it.
 
-    Of weights that several pieces have, that is the first one's. Stages that are run once a view are one piece.
+    Of weights that several pieces have, that is the first one's. Stages that are run once a view are one piece. With
+    CUDA graphs all gradients leave after the whole backward pass, which ends with the first piece.
     """
     stages = {stage.name: stage for stage in job.stages}
     seen, found = set[int](), []
@@ -135,6 +136,9 @@ def _pieces(job: Job) -> list[tuple[str, tuple[int, ...]]]:
                     own.append(tensor.numel() * tensor.element_size())
                     seen.add(id(tensor))
         found.append((" ".join(call.piece.stages), tuple(reversed(own))))
+    if config.train.cuda_graphs:
+        every = tuple(size for _, sizes in reversed(found) for size in sizes)
+        found = [(name, () if number else every) for number, (name, _) in enumerate(found)]
     return found
 
 

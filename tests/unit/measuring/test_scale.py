@@ -12,6 +12,9 @@ from hvd_r2n2.measuring.scale import assume_workload
 from hvd_r2n2.models import create_model
 from hvd_r2n2.plan import main
 from hvd_r2n2.scaling.calibration import KIND, VERSION
+from hvd_r2n2.scaling.comparison import PLAIN, Conditions, predict_row
+from hvd_r2n2.scaling.links import find_cluster
+from hvd_r2n2.scaling.overlap import Fusion
 
 SMALL = ("--set", "model.width=0.05", "--set", "train.batch_size=2", "--set", "train.max_views=2")
 
@@ -46,6 +49,23 @@ def test_arithmetic_is_that_of_the_settings(device: str, settings: tuple[str, ..
 def test_costs_are_counted_for_every_type_and_network(setting: str) -> None:
     workload = assume_workload(load_config(None, ["model.width=0.1", setting]), "h100", 0.5)
     assert all(layer.forward_s > 0 for layer in workload.layers(1) if layer.gradients)
+
+
+def test_gradients_of_cuda_graphs_leave_after_the_whole_backward_pass() -> None:
+    plain, graphed = (
+        assume_workload(
+            load_config(None, ("model.width=1", "train.batch_size=8", f"train.cuda_graphs={value}")), "p100", 0.5
+        )
+        for value in ("false", "true")
+    )
+    first, *others = graphed.layers(1)
+    in_backward_order = [size for layer in reversed(plain.layers(1)) for size in layer.gradients]
+    assert list(first.gradients) == in_backward_order
+    assert not any(layer.gradients for layer in others)
+    conditions = Conditions(find_cluster("nvlink4+ndr"), fusion=Fusion(0, 0.0))
+    hidden, exposed = (predict_row(one, conditions, "strong", PLAIN, 8).step for one in (plain, graphed))
+    assert hidden.exposed_s < 0.1 * hidden.communication_s
+    assert exposed.exposed_s == pytest.approx(exposed.communication_s)
 
 
 def test_costs_are_measured_written_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,6 +180,10 @@ def test_picture_is_drawn(tmp_path: Path) -> None:
         (["--device", "h100", "--price", "0"], r"--price 0 is not possible"),
         (["--device", "h100", "--algorithm", "rings"], r"algorithm 'rings' is not known, did you mean ring"),
         (["--device", "h100", "--network", "shm+loopback", "--algorithm", "tree"], r"tree: is NCCL's, .* \(use ring\)"),
+        (
+            ["--device", "h100", "--split-speedup", "1.5", "--set", "train.cuda_graphs=true"],
+            r"--split-speedup: train\.cuda_graphs is for one device a rank",
+        ),
         (["--device", "h100", "--network", "nvlink4+ndrr"], r"did you mean ndr"),
         (["--device", "h100", "--devices-per-node", "0"], r"0 devices per node"),
         (["--device", "h100", "--costs", "x.json"], r"leave the other out"),
