@@ -21,14 +21,15 @@ from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.common.standard_error import say
 from hvd_r2n2.config import Config, load_config, to_mapping, with_overrides
 from hvd_r2n2.measuring.comparison import for_random_batches
-from hvd_r2n2.measuring.prediction import plan_devices
+from hvd_r2n2.measuring.prediction import measure_devices
 from hvd_r2n2.measuring.report import provenance
 from hvd_r2n2.measuring.scale_command import scale
 from hvd_r2n2.split.drawing import timeline
+from hvd_r2n2.split.planner import rank
 from hvd_r2n2.training.machine_costs import Effort
 from hvd_r2n2.training.placement import Placement, place_rank
 from hvd_r2n2.training.plan_report import explain, to_json, to_plan_yaml, to_table
-from hvd_r2n2.training.planning import Findings
+from hvd_r2n2.training.planning import Findings, wanted_of
 from hvd_r2n2.training.step import share_of_batch
 
 _DESCRIPTION = """\
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     share_of_batch(given, options.ranks)
     placement = place_rank(given, Alone(), say)
     effort = Effort(options.measure_steps, options.measure_seconds)
-    _, findings = plan_devices(for_random_batches(given), placement, options.ranks, effort, say)
+    job, costs = measure_devices(for_random_batches(given), placement, options.ranks, effort, say)
+    findings = Findings(costs, rank(job, costs, wanted_of(given.split)))
     _show(findings, placement)
     _write(findings, given, options, shlex.join(["python", "-m", "hvd_r2n2.plan", *words]))
 

@@ -16,7 +16,7 @@ from hvd_r2n2.split.planner import Job, predict, predict_whole
 from hvd_r2n2.split.program import spread
 from hvd_r2n2.training.machine_costs import Effort, measure_costs
 from hvd_r2n2.training.placement import Placement, place_rank
-from hvd_r2n2.training.planning import Findings, check_possible, find_plans, given_plan, make_job
+from hvd_r2n2.training.planning import check_possible, given_plan, make_job, wanted_of
 
 _EFFORT = Effort(num_runs=5, seconds_a_run=10.0)
 
@@ -35,21 +35,25 @@ def predict_arms(
     return {name: seconds for name, seconds in found.items() if seconds is not None}
 
 
-def plan_devices(
+def measure_devices(
     config: Config, placement: Placement, num_ranks: int, effort: Effort, report: Callable[[str], None]
-) -> tuple[Job, Findings]:
-    """Build the network on the devices, measure its layers there, and compare every split that the settings allow.
+) -> tuple[Job, Costs]:
+    """Build the network on the devices and measure its layers there, whole and as the settings allow to split them.
 
     Raises:
-        ValueError: no such split is possible.
+        ValueError: the split of the settings is not possible.
     """
     job = make_job(config, *build_network(config, placement), len(placement.devices), num_ranks)
     check_possible(config.split, job)
-    return job, find_plans(
+    wanted = wanted_of(config.split)
+    return job, measure_costs(
         config,
         job,
         placement.devices,
         placement.threads_per_device,
+        strategies=wanted.strategies,
+        cut=wanted.cut,
+        schedule=wanted.schedule,
         ranks_of_host=1,
         effort=effort,
         report=report,

@@ -10,7 +10,7 @@ from hvd_r2n2.comm import Alone
 from hvd_r2n2.common.hardware import find_hardware
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.comparison import for_random_batches
-from hvd_r2n2.measuring.prediction import plan_devices
+from hvd_r2n2.measuring.prediction import measure_devices
 from hvd_r2n2.measuring.report import provenance
 from hvd_r2n2.measuring.step_costs import counted_workload, measured_workload
 from hvd_r2n2.scaling.comparison import Conditions, Row, compare
@@ -31,16 +31,19 @@ class Scaling:
 
 
 def measure_workload(config: Config, effort: Effort, report: Report) -> Workload:
-    """Measure what a step costs on this machine's devices, whole and split, up to the whole batch.
+    """Measure what a step costs here, whole and split as the settings allow, up to the whole batch.
 
     Raises:
         ValueError: the settings are not possible here.
     """
-    given = for_random_batches(replace(config, split=replace(config.split, strategy="auto")))
+    given = for_random_batches(config)
+    if given.split.strategy == "none":
+        given = replace(given, split=replace(given.split, strategy="auto"))
     placement = place_rank(given, Alone(), report)
-    job, found = plan_devices(given, placement, 1, effort, report)
-    hardware = find_hardware()
-    return measured_workload(config, job, found.costs, f"measured on {', '.join(placement.names)} of {hardware.text}")
+    job, costs = measure_devices(given, placement, 1, effort, report)
+    without = ", without CUDA graphs" if config.train.cuda_graphs else ""
+    source = f"measured on {', '.join(placement.names)} of {find_hardware().text}{without}"
+    return measured_workload(given, job, costs, source)
 
 
 def assume_workload(config: Config, device: str, share: float) -> Workload:

@@ -26,7 +26,7 @@ from hvd_r2n2.split.planner import ONE_DEVICE, Job, Wanted, rank
 from hvd_r2n2.split.program import Program, Task
 from hvd_r2n2.split.rehearsal import unit_program
 from hvd_r2n2.training.inputs import random_inputs
-from hvd_r2n2.training.planning import make_job
+from hvd_r2n2.training.planning import make_job, wanted_of
 from hvd_r2n2.training.precision import weights_dtype
 from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.tasks import create_task
@@ -55,7 +55,7 @@ def measured_workload(config: Config, job: Job, costs: Costs, source: str) -> Wo
         source=source,
         profiles=tuple(Profile(size, _layers(config, job, costs, size)) for size in sizes),
         other_s=weights_bytes * (machine.norm_s_per_byte + machine.update_s_per_byte),
-        split_speedups={} if config.train.cuda_graphs else _split_speedups(job, costs, sizes),
+        split_speedups={} if config.train.cuda_graphs else _split_speedups(job, costs, wanted_of(config.split), sizes),
         split_devices=max(2, job.num_devices),
     )
 
@@ -142,16 +142,18 @@ def _pieces(config: Config, job: Job) -> list[tuple[str, tuple[int, ...]]]:
     return found
 
 
-def _split_speedups(job: Job, costs: Costs, sizes: Sequence[int]) -> dict[int, float]:
-    """Give, by samples, how much faster than one device the best split is; none where there is but one device."""
+def _split_speedups(job: Job, costs: Costs, wanted: Wanted, sizes: Sequence[int]) -> dict[int, float]:
+    """Give, by samples, how much faster than one device the best split wanted is that memory allows.
+
+    None where there is but one device, or no such split is possible.
+    """
     found = {}
     for size in sizes if job.num_devices > 1 else ():
-        with suppress(ValueError):  # no strategy is possible for so few
-            ranking = rank(replace(job, num_samples=size, accumulation=1), costs, Wanted())
-            one = ranking.best(ONE_DEVICE)
-            split = min((p.step_s for p in ranking.predictions if p.name in STRATEGIES), default=None)
-            if one is not None and split:
-                found[size] = one.step_s / split
+        with suppress(ValueError):  # no split is possible for so few, or none fits
+            predictions = rank(replace(job, num_samples=size, accumulation=1), costs, wanted).predictions
+            one_s = min(one.step_s for one in predictions if one.name == ONE_DEVICE)
+            split_s = min(one.step_s for one in predictions if one.name in STRATEGIES and one.fits)
+            found[size] = one_s / split_s
     return found
 
 

@@ -3,10 +3,12 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hvd_r2n2.config import load_config
+from hvd_r2n2.measuring import step_costs
 from hvd_r2n2.measuring.report import write_json
 from hvd_r2n2.measuring.scale import assume_workload
 from hvd_r2n2.models import create_model
@@ -15,8 +17,12 @@ from hvd_r2n2.scaling.calibration import KIND, VERSION
 from hvd_r2n2.scaling.comparison import PLAIN, Conditions, predict_row
 from hvd_r2n2.scaling.links import find_cluster
 from hvd_r2n2.scaling.overlap import Fusion
+from hvd_r2n2.split.costs import Costs
+from hvd_r2n2.split.planner import ONE_DEVICE, Job, Wanted
+from hvd_r2n2.training import planning
 
 SMALL = ("--set", "model.width=0.05", "--set", "train.batch_size=2", "--set", "train.max_views=2")
+EFFORT = ("--measure-steps", "1", "--measure-seconds", "1", "--set", "train.device=cpu")
 
 
 def test_counted_costs_are_the_arithmetic_over_the_rate() -> None:
@@ -70,8 +76,7 @@ def test_gradients_of_cuda_graphs_leave_after_the_whole_backward_pass() -> None:
 
 def test_costs_are_measured_written_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     costs, first, again = (str(tmp_path / name) for name in ("costs.json", "first.json", "again.json"))
-    effort = ("--measure-steps", "1", "--measure-seconds", "1", "--set", "train.device=cpu")
-    main(["scale", *SMALL, *effort, "--ranks", "1..2", "--save-costs", costs, "--json", first])
+    main(["scale", *SMALL, *EFFORT, "--ranks", "1..2", "--save-costs", costs, "--json", first])
     main(["scale", "--ranks", "1..2", "--costs", costs, "--json", again, "--price", "3"])
     found, read = (json.loads(Path(name).read_text()) for name in (first, again))
     assert [row["step"] for row in found["rows"]] == [row["step"] for row in read["rows"]]
@@ -84,6 +89,26 @@ def test_costs_are_measured_written_and_read_again(tmp_path: Path, capsys: pytes
     written = json.loads(Path(costs).read_text())
     assert written["settings"] == found["settings"]
     assert all(content.keys() >= {"command", "date", "hardware", "versions"} for content in (found, read, written))
+
+
+def test_gain_of_a_split_is_that_of_the_fastest_that_the_settings_allow_and_that_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[Wanted] = []
+
+    def ranked(job: Job, costs: Costs, given: Wanted) -> SimpleNamespace:
+        wanted.append(given)
+        found = ((ONE_DEVICE, 3.0, True), ("spatial", 1.0, False), ("spatial", 2.0, True))
+        names = ("name", "step_s", "fits")
+        return SimpleNamespace(predictions=[SimpleNamespace(**dict(zip(names, one, strict=True))) for one in found])
+
+    monkeypatch.setattr(step_costs, "rank", ranked)
+    monkeypatch.setattr(planning, "rank", None)  # nothing is ranked that is not used
+    path = tmp_path / "found.json"
+    split = ("--set", "split.strategy=spatial", "--set", "split.micro_batches=1")
+    main(["scale", *SMALL, *EFFORT, *split, "--ranks", "1..2", "--json", str(path)])
+    assert json.loads(path.read_text())["workload"]["split_speedups"] == {"1": 1.5, "2": 1.5}
+    assert [(one.strategies, one.micro_batches) for one in wanted] == [(("spatial",), 1)] * 2
 
 
 def test_settings_that_costs_of_a_file_do_not_go_by_are_refused(tmp_path: Path) -> None:
