@@ -179,7 +179,9 @@ def test_ranks_that_would_all_do_the_same_are_refused(words: list[str], monkeypa
 def test_check_prints_published_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["scale", "--check", "--json", str(tmp_path / "check.json")])
     assert "VGG-16" in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "check.json").read_text())["checks"]) == 12
+    content = json.loads((tmp_path / "check.json").read_text())
+    assert len(content["checks"]) == 12
+    assert content.keys() >= {"command", "date", "hardware", "versions"}
 
 
 def test_mixture_is_said_to_be_a_prediction_only(capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,6 +195,35 @@ def test_picture_is_drawn(tmp_path: Path) -> None:
     picture = tmp_path / "scale.png"
     main(["scale", *SMALL, "--device", "h100", "--ranks", "1..4", "--picture", str(picture)])
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "words", [("--rounds", "3"), ("--device-share", "0.5"), ("--networks", "tcp"), ("--warmup", "2")]
+)
+def test_words_that_would_be_ignored_are_refused_by_a_measurement(words: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"{words[0]}: would be ignored, it only goes with --(calibrate|device) "):
+        main(["scale", *SMALL, *words])
+
+
+@pytest.mark.parametrize("mode", [("--check",), ("--calibrate",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--save-costs", "costs.json"),
+        ("--network", "nvlink4+ndr"),
+        ("--split-speedup", "1.5"),
+        ("--spread", "0.02"),
+        ("--price", "0"),
+        ("--calibration", "calibration.json"),
+    ],
+)
+def test_words_of_a_prediction_are_refused_where_nothing_is_predicted(
+    mode: tuple[str, ...], words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"{words[0]}: would be ignored, it only goes with costs measured here or "):
+        main(["scale", *mode, *words])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -213,6 +244,26 @@ def test_picture_is_drawn(tmp_path: Path) -> None:
         (["--device", "h100", "--devices-per-node", "0"], r"0 devices per node"),
         (["--device", "h100", "--costs", "x.json"], r"leave the other out"),
         (["--device", "h100", "--json", "nowhere/x.json"], r"nowhere/x\.json cannot be written: there is no directory"),
+        (
+            ["--device", "h100", "--measure-steps", "2"],
+            r"--measure-steps: would be ignored, .* or --calibrate \(leave it",
+        ),
+        (
+            ["--device", "h100", "--set", "split.strategy=spatial"],
+            r"--device: measures no split, split\.strategy would be",
+        ),
+        (
+            ["--calibrate", "--set", "split.strategy=kernel"],
+            r"--calibrate: measures no split, split\.strategy would be",
+        ),
+        (
+            ["--costs", "x.json", "--device-share", "0.5"],
+            r"--device-share: would be ignored, it only goes with --device",
+        ),
+        (["--calibrate", "--check"], r"--check and --calibrate: .* leave the other out"),
+        (["--calibrate", "--device", "h100"], r"--calibrate and --device: .* leave the other out"),
+        (["--check", "--ranks", "1..8"], r"--ranks: would be ignored"),
+        (["--check", "--set", "train.steps=3"], r"--set: would be ignored"),
         (["--check", "--picture", "x.png"], r"--picture: draws a prediction, not what --check"),
         (["--calibrate", "--ranks", "1"], r"--ranks: calibrating needs 2 ranks or more"),
         (["--calibrate", "--networks", "memory,ib"], r"network 'ib': write memory, tcp, or the rate of a line"),
