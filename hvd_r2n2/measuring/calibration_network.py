@@ -157,7 +157,8 @@ class NetworkCalibration:
             for count in counts
         }
         entries, results = [], self._measure(self._step_arms())
-        if is_disturbed(results):
+        disturbed = is_disturbed(results)
+        if disturbed:
             self._request.report("warning: other programs used the processors: measure again without")
         ratio_of_one = predicted[1].step_s / Spread.of(results[0].times_s).median
         for result in results:
@@ -165,6 +166,7 @@ class NetworkCalibration:
             step, times = predicted[count], Spread.of(result.times_s)
             ratio = step.step_s / times.median
             exposed = [min(done.communication_s for done in one) for one in result.steps]
+            checked = {"disturbed": bool(disturbed)} if count == 1 else {}  # of several ranks it cannot be told
             entries.append(
                 {
                     "network": self._network,
@@ -176,7 +178,7 @@ class NetworkCalibration:
                     "quartiles_s": list(times.quartiles),
                     "times_s": result.times_s,
                     "exposed_s": median(exposed),
-                    "disturbed": bool(is_disturbed([result])),
+                    **checked,
                     "processor_s": median(sum(done.cpu_s for done in one) for one in result.steps),
                     "error": ratio - 1,
                     "relative_error": ratio / ratio_of_one - 1,

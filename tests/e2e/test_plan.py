@@ -120,6 +120,8 @@ def test_calibration_measures_ranks_and_its_links_can_be_used(
             assert entry["error"] == pytest.approx(entry[model] / entry["median_s"] - 1)
     one, two = content["steps"]
     assert one["relative_error"] == pytest.approx(0)
+    assert one["disturbed"] in (True, False)
+    assert "disturbed" not in two  # its ranks talk, so their share of the processors says nothing of others
     ratio = (two["predicted_s"] / one["predicted_s"]) / (two["median_s"] / one["median_s"])
     assert two["relative_error"] == pytest.approx(ratio - 1)
     errors = content["errors"]["allreduces"]
