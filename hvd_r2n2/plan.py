@@ -11,8 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from hvd_r2n2.comm import Alone, launch_facts, run_door
 from hvd_r2n2.common.arguments import count
 from hvd_r2n2.common.files import check_can_write, replacing
@@ -22,7 +20,7 @@ from hvd_r2n2.common.standard_error import say
 from hvd_r2n2.config import Config, load_config, to_mapping, with_overrides
 from hvd_r2n2.measuring.comparison import for_random_batches
 from hvd_r2n2.measuring.prediction import measure_devices
-from hvd_r2n2.measuring.report import provenance
+from hvd_r2n2.measuring.report import provenance, wide_console
 from hvd_r2n2.measuring.scale_command import scale
 from hvd_r2n2.split.drawing import timeline
 from hvd_r2n2.split.planner import rank
@@ -96,8 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 def _show(findings: Findings, placement: Placement) -> None:
     """Print the table, the best one's timeline, and the conclusion."""
     choice = findings.ranking.choice
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(to_table(findings.ranking, f"a step over {', '.join(placement.names)}"))
+    wide_console(160).print(to_table(findings.ranking, f"a step over {', '.join(placement.names)}"))
     print(timeline(choice.tasks, len(choice.memory)))
     print(explain(findings.ranking))
 
