@@ -280,12 +280,12 @@ def _point(link: Path, target: str) -> None:
 def _drop_old(folder: Path, keep_last: int) -> None:
     steps = sorted(p for p in folder.glob("step-*") if _STEP_FOLDER.fullmatch(p.name))
     kept = {*steps[-keep_last:], (folder / "best").resolve(), (folder / "last").resolve()}
-    for path in [*(p for p in steps if p not in kept and p.resolve() not in kept), *folder.glob(".partial-*")]:
-        if path.is_dir() and not path.is_symlink():
+    for path in steps:
+        if path not in kept and path.resolve() not in kept and path.is_dir() and not path.is_symlink():
             # Renamed first: half-deleted, it must not be taken for a checkpoint.
-            doomed = path.with_name(f".partial-old-{path.name.removeprefix('.partial-')}")
-            path.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            path.rename(path.with_name(f".partial-old-{path.name}"))
+    for path in folder.glob(".partial-*"):
+        shutil.rmtree(path, ignore_errors=True)  # what cannot be removed is tried again after the next checkpoint
 
 
 def _sync(path: Path) -> None:

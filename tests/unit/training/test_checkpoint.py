@@ -84,6 +84,20 @@ def test_last_and_best_point_where_they_should_and_old_ones_go(tmp_path: Path) -
     assert not list(tmp_path.glob(".partial*"))
 
 
+def test_what_cannot_be_removed_keeps_its_name_until_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2):
+        write(tmp_path, step)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda path, ignore_errors: None)  # as for a file that NFS keeps open
+        for step in (3, 4, 5):
+            write(tmp_path, step)
+    left = {path.name for path in tmp_path.glob(".partial*")}
+    assert left == {f".partial-old-step-{step:08d}" for step in (1, 2, 3)}
+    write(tmp_path, 6)
+    assert not list(tmp_path.glob(".partial*"))
+    assert {path.name for path in tmp_path.glob("step-*")} == {"step-00000005", "step-00000006"}
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "config.yaml"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
 def test_damage_to_any_file_is_found_and_the_one_before_is_taken(name: str, damage: str, tmp_path: Path) -> None:
