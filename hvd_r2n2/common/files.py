@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from typing import Any
 
 MAX_JSON_BYTES = 1 << 24
 """More than any file of settings, results or sums has."""
+
+NO_FILE_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
+"""What flock says on a file system that has no file locks."""
 
 
 @contextmanager

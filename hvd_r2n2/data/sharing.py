@@ -1,6 +1,5 @@
 """What makes files together: one process at a time under a lock, on all its cores."""
 
-import errno
 import fcntl
 import os
 import socket
@@ -12,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from hvd_r2n2.common.files import NO_FILE_LOCKS
+
 T = TypeVar("T")
 R = TypeVar("R")
-
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 
 
 @contextmanager
@@ -40,7 +39,7 @@ def locked(path: Path, doing: str, hint: str, report: Callable[[str], None], hea
             report(f"waiting for {holder}, which is {doing}")
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            if error.errno in _NO_LOCKS:
+            if error.errno in NO_FILE_LOCKS:
                 raise ValueError(
                     f"the file system of {path.parent} has no file locks ({error.strerror}); {hint}"
                 ) from error

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hvd_r2n2.comm import abort
+from hvd_r2n2.common.files import NO_FILE_LOCKS
 
 _BEAT_S = 5.0
 _DEAD_AFTER_S = 20.0
@@ -34,7 +35,7 @@ def run_lock(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
     """Make the run directory and hold its lock; `report` is told when that takes a while.
 
     Raises:
-        ValueError: the directory cannot be made, or another job is training in it.
+        ValueError: the directory cannot be made, its file system has no file locks, or another job is training in it.
     """
     path = folder / ".lock"
     try:
@@ -55,7 +56,7 @@ def _acquire(descriptor: int, path: Path, report: Callable[[str], None]) -> None
     """Return with the lock, after waiting for proof that a holder on another machine is dead, if there is one."""
     start, first = time.monotonic(), _read(path)
     while True:
-        is_free, found = _try_lock(descriptor), _read(path)
+        is_free, found = _try_lock(descriptor, path.parent), _read(path)
         is_here = found[1:2] == [_this_boot()]
         if is_free and (is_here or not found):
             return
@@ -71,11 +72,17 @@ def _acquire(descriptor: int, path: Path, report: Callable[[str], None]) -> None
         time.sleep(_LOOK_S)
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, folder: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno in NO_FILE_LOCKS:
+            raise ValueError(
+                f"--out {folder}: its file system has no file locks ({error.strerror}); choose a folder on another one"
+            ) from error
+        raise
     return True
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import signal
@@ -120,3 +122,14 @@ def test_job_whose_place_was_taken_ends(holder: Holder, tmp_path: Path) -> None:
     assert first.wait(timeout=LIMIT_S) == 1
     assert first.stderr is not None
     assert "process 7 on node3, since 2026-01-02 03:04:05 has taken this run over; this job ends" in first.stderr.read()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP])
+def test_file_system_without_locks_is_told(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    refusal = rf"--out {tmp_path}: its file system has no file locks \({os.strerror(number)}\); choose a folder on"
+    with pytest.raises(ValueError, match=refusal), run_lock(tmp_path, pytest.fail):
+        pytest.fail("it was taken for free")
