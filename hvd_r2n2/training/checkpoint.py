@@ -55,6 +55,8 @@ class TrainingState:
     """The step it was reached at."""
     spikes: SpikeHistory = SpikeHistory()  # noqa: RUF009 (it cannot change)
     """What the next loss is judged by."""
+    num_replaced: int = 0
+    """Damaged samples of the run in whose place another one was taken, on all ranks."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,7 @@ def _read_state(path: Path) -> TrainingState:
         state = TrainingState(**values, spikes=replace(spikes, losses=tuple(spikes.losses)))
     except TypeError as error:
         raise ValueError(f"{path}/state.json: written by another version of hvd_r2n2 ({error})") from None
-    counts = (state.step, state.samples_seen, state.best_step or 0, spikes.in_a_row, spikes.skipped)
+    counts = (state.step, state.samples_seen, state.best_step or 0, state.num_replaced, spikes.in_a_row, spikes.skipped)
     figures = (state.train_seconds, state.best_score or 0.0, *state.spikes.losses)
     if (
         not all(type(count) is int and count >= 0 for count in counts)

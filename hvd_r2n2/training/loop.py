@@ -84,6 +84,8 @@ class _Loop:
         self._recorder = Recorder(
             run.config, run.communicator, run.engine, run.placement, run.log, run.folder, run.baseline
         )
+        # Those before this start count on rank 0, so that all ranks' together are those of the run.
+        self._num_replaced = state.num_replaced if run.communicator.is_root else 0
         self._is_started = False
         self._started = time.perf_counter() - state.train_seconds
 
@@ -99,7 +101,7 @@ class _Loop:
                 self._tell_start()
                 self._tell(batch, result, step.guard.history)
                 num_views, step_s = batch.num_images // len(batch.samples), time.perf_counter() - start
-                self._recorder.step(batch.step + 1, result, step_s, batches.wait_s, num_views, len(batch.replaced))
+                self._recorder.step(batch.step + 1, result, step_s, batches.wait_s, num_views, self._num_replaced)
                 self._after_step(batch.step + 1, is_stopping=result.is_asked_to_stop)
                 if result.is_asked_to_stop:
                     return self._state, True
@@ -121,6 +123,7 @@ class _Loop:
                 f"warning: step {batch.step + 1}: the loss {result.loss:.4g} is a spike (train.spike_factor); its "
                 f"weights are not moved ({spikes.skipped} such steps so far)"
             )
+        self._num_replaced += len(batch.replaced)
         for text in batch.replaced:  # on the rank that met it
             say(f"warning: step {batch.step + 1}: {text}")
 
@@ -162,6 +165,8 @@ class _Loop:
     def _keep(self, before: TrainingState, *, is_last: bool) -> None:
         """Write a checkpoint; one that cannot be written is an error only at the end, since the next may succeed."""
         run, failure, is_written = self._run, None, True
+        num_replaced = sum(run.communicator.all_gather_object(self._num_replaced))
+        self._state = replace(self._state, num_replaced=num_replaced)
         if run.communicator.is_root:
             run.engine.write_back()
             tensors = run.engine.optimizer_tensors()

@@ -43,7 +43,10 @@ class Recorder:
     def step(
         self, step: int, report: StepReport, step_s: float, wait_s: float, num_views: int, num_replaced: int
     ) -> None:
-        """Take in step number `step` (from 1), and show how far the run is; every rank must call it."""
+        """Take in step number `step` (from 1), and show how far the run is; every rank must call it.
+
+        Over the ranks, `num_replaced` adds up to the samples of the run that have been replaced so far.
+        """
         settings = self._config.log
         self._times.add(step_s, wait_s, report.communication_s, self._config.train.batch_size, num_views)
         if report.tasks:
@@ -53,7 +56,6 @@ class Recorder:
         if told is not None:
             self._log.line(told)
         self._losses.append(report.loss)
-        self._num_replaced += num_replaced
         if self._baseline is not None:
             self._expected_s += self._baseline.expected_s(num_views)
         if step == settings.trace_step and self._communicator.is_root:
@@ -62,7 +64,7 @@ class Recorder:
             self._log.step(step, f"loss {report.loss:.4f}  lr {report.learning_rate:.2e}", is_logged=False)
             return
         loss = statistics.fmean(self._losses)
-        figures = self._figures()
+        figures = self._figures(num_replaced)
         self._log.scalars(
             step,
             {
@@ -77,7 +79,6 @@ class Recorder:
 
     def _start_anew(self) -> None:
         self._times, self._losses, self._expected_s = StepTimes(), list[float](), 0.0
-        self._num_replaced = 0
         self._busy_shares, self._bytes_moved = list[tuple[float, ...]](), list[int]()
 
     def _trace(self, step: int, report: StepReport) -> None:
@@ -88,12 +89,12 @@ class Recorder:
         with self._log.going_on(path.name):
             write_trace(path, report.tasks, self._placement.names)
 
-    def _figures(self) -> dict[str, float]:
+    def _figures(self, num_replaced: int) -> dict[str, float]:
         """Put the figures of all ranks together; every rank must call it."""
         own = self._times.figures() | self._split_figures()
         own["memory/peak_bytes"] = float(memory_bytes(self._placement.devices[0]))
         if self._config.data.damaged_samples == "replace":
-            own["data/replaced_total"] = float(self._num_replaced)
+            own["data/replaced_total"] = float(num_replaced)
         for number, memory in enumerate(self._engine.memory()):
             own[f"memory/device_{number}_peak_bytes"] = float(memory.peak_bytes)
         figures = over_ranks(self._communicator.all_gather_object(own))

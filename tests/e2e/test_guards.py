@@ -91,15 +91,27 @@ def test_damaged_sample_is_replaced_alike_or_stops(tmp_path: Path, python: Launc
     assert alone.returncode == 0, alone.stderr
     two = mpirun(2, *TRAIN, *arguments, *replace, "--out", tmp_path / "two")
     assert two.returncode == 0, two.stderr
-    warned = [
-        sorted(re.findall(r"warning: (step \d+: \S+ takes the place of \S+) ", done.stderr)) for done in (alone, two)
-    ]
+    warned = [replaced(done.stderr) for done in (alone, two)]
     assert warned[0] == warned[1] != []
+    totals = [sum(number <= step for number, _ in warned[0]) for step in range(1, 7)]
+    assert totals[0] < totals[-1]
     for run in (tmp_path / "alone", tmp_path / "two"):
-        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        assert sum(record.get("data/replaced_total", 0) for record in records) == len(warned[0])
+        assert replaced_totals(run) == totals
     assert largest_difference(weights(tmp_path / "alone", 6), weights(tmp_path / "two", 6)) <= 1e-12
+    resumed = mpirun(2, *TRAIN, "--resume", "--out", tmp_path / "two", "--set", "train.steps=7")
+    assert resumed.returncode == 0, resumed.stderr
+    assert replaced_totals(tmp_path / "two") == [*totals, totals[-1] + len(replaced(resumed.stderr))]
     stopped = python(*TRAIN, *arguments, "--out", tmp_path / "stopped")
     assert stopped.returncode == 1
-    first = warned[0][0].partition(":")[0]
+    first = f"step {warned[0][0][0]}"
     assert re.search(rf"error: reading sample \S+ for {first}: .*damaged at \S+; remove this file", stopped.stderr)
+
+
+def replaced(output: str) -> list[tuple[int, str]]:
+    found = re.findall(r"warning: step (\d+): (\S+ takes the place of \S+) ", output)
+    return sorted((int(step), text) for step, text in found)
+
+
+def replaced_totals(run: Path) -> list[float]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [record["data/replaced_total"] for record in records if "train/loss" in record]

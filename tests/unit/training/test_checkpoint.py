@@ -213,6 +213,7 @@ def test_damaged_best_of_a_run_is_passed_over_for_the_newest_whole_one(tmp_path:
         '{"step": "7"}',
         '{"step": -1}',
         '{"step": true}',
+        '{"num_replaced": -1}',
         '{"train_seconds": NaN}',
         '{"data_digest": 1}',
         '{"spikes": {"losses": [1, "x"]}}',
