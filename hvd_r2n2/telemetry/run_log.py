@@ -27,22 +27,13 @@ from hvd_r2n2.common.standard_error import say
 class RunLog:
     """Console, train.log, metrics.jsonl, TensorBoard and pictures/ of one run.
 
-    Figures of the same step may be given in several calls; a resumed run takes back what was recorded after the
-    step it goes on from, so that each step stands there once. A context manager. What cannot be opened is an error;
-    what cannot be written later, on a full disk, say, is left out with a warning, and training goes on.
+    Lines may be given from the start, all else from `begin` on. Figures of the same step may be given in several calls.
+    A context manager. What cannot be opened is an error; what cannot be written later, on a full disk, say, is left out
+    with a warning, and training goes on.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        total_steps: int,
-        start_step: int,
-        *,
-        is_root: bool,
-        is_under_launcher: bool,
-        tensorboard: bool,
-    ) -> None:
-        """Open the files in `folder`; `start_step` steps are done already.
+    def __init__(self, folder: Path, *, is_root: bool, is_under_launcher: bool) -> None:
+        """Open train.log in `folder`; the figures of an older run there stay as they are.
 
         Under a launcher lines are plain: mpirun gives its ranks a terminal of its own, whatever the output goes to.
 
@@ -51,19 +42,31 @@ class RunLog:
         """
         self._is_root = is_root
         self._progress: Progress | None = None
+        self._writer: SummaryWriter | None = None
         self._failing: set[str] = set()
+        self._open = ExitStack()
         if not is_root:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        with ExitStack() as stack:
-            self._log = stack.enter_context(closing(_Lines(folder / "train.log")))
-            _take_back(folder / "metrics.jsonl", start_step)
-            self._metrics = stack.enter_context(closing(_Lines(folder / "metrics.jsonl")))
-            self._writer = self._open_events(start_step, stack) if tensorboard else None
-            self._open = stack.pop_all()
+        self._log = self._open.enter_context(closing(_Lines(folder / "train.log")))
         force_terminal = False if is_under_launcher else None
         self._console = Console(highlight=False, soft_wrap=True, force_terminal=force_terminal)
+
+    def begin(self, start_step: int, total_steps: int, *, tensorboard: bool) -> None:
+        """Open the files of figures; `start_step` steps are done already.
+
+        A resumed run takes back what was recorded after the step it goes on from, so that each step stands there once.
+
+        Raises:
+            OSError: no permission or no room.
+        """
+        if not self._is_root:
+            return
+        _take_back(self._folder / "metrics.jsonl", start_step)
+        self._metrics = self._open.enter_context(closing(_Lines(self._folder / "metrics.jsonl")))
+        if tensorboard:
+            self._writer = self._open_events(start_step)
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("step"),
@@ -180,8 +183,8 @@ class RunLog:
             add(writer)
             self._writer = writer
 
-    def _open_events(self, start_step: int, stack: ExitStack) -> SummaryWriter:
-        """Open TensorBoard's writer, without what `start_step` is followed by; `stack` closes it."""
+    def _open_events(self, start_step: int) -> SummaryWriter:
+        """Open TensorBoard's writer, without what `start_step` is followed by."""
         before = threading.excepthook
 
         def quiet(arguments: threading.ExceptHookArgs) -> None:
@@ -189,7 +192,7 @@ class RunLog:
             if not type(arguments.thread).__module__.startswith("tensorboard."):
                 before(arguments)
 
-        stack.callback(setattr, threading, "excepthook", before)
+        self._open.callback(setattr, threading, "excepthook", before)
         threading.excepthook = quiet
         folder = self._folder / "tensorboard"
         with _naming(folder):
@@ -199,7 +202,7 @@ class RunLog:
             with suppress(OSError) if self._writer is None else self.going_on("tensorboard"):
                 writer.close()
 
-        stack.callback(close)
+        self._open.callback(close)
         return writer
 
 

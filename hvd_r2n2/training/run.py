@@ -90,25 +90,17 @@ def train(
             stack.enter_context(run_lock(folder, _say))
         checkpoint = _find_start(config, folder, communicator, resume)
         communicator.watch(config.train.stall_timeout_s, folder)
-        log = stack.enter_context(
-            RunLog(
-                folder,
-                config.train.steps,
-                checkpoint.step if checkpoint else 0,
-                is_root=communicator.is_root,
-                is_under_launcher=communicator.size > 1,
-                tensorboard=config.log.tensorboard,
-            )
-        )
+        log = stack.enter_context(RunLog(folder, is_root=communicator.is_root, is_under_launcher=communicator.size > 1))
         if resume and checkpoint is None:
             log.line(f"no checkpoint in {folder}: starting at step 0")
         run, state = _prepare(config, folder, communicator, checkpoint, log, stop, times)
         stack.callback(run.engine.close)
+        # Not before all is found to be right: a start that failed can be repeated, and an older run that could not be
+        # resumed with these settings keeps its settings and figures.
         if communicator.is_root:
-            # Not before all is found to be right: a start that failed can be repeated, and an older run that could
-            # not be resumed with these settings keeps its own.
             with replacing(folder / "config.yaml") as partial:
                 partial.write_text(to_yaml(config), encoding="utf-8")
+        log.begin(state.step, config.train.steps, tensorboard=config.log.tensorboard)
         if state.step < config.train.steps:
             state, is_stopped = train_steps(run, state)
             if is_stopped:

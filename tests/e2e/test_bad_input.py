@@ -139,6 +139,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, python: Lau
     assert done.returncode == 0, done.stderr
     for name in ("again", "wider", "measured", "earlier", "baseline", "elsewhere", "foreign", "cut"):
         shutil.copytree(place / OLD, place / name, symlinks=True)
+    with (place / "elsewhere" / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 3, "train/loss": 0.5}\n')  # of a step after the last checkpoint
     for path in (place / "foreign" / "checkpoints" / "last").resolve().iterdir():
         path.unlink()
     (place / "foreign" / "checkpoints" / "step-00000002" / "weights.pt").write_bytes(b"\x80\x02}q\x00.")

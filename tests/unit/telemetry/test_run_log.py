@@ -26,7 +26,9 @@ def open_log(
     is_under_launcher: bool = True,
     tensorboard: bool = False,
 ) -> RunLog:
-    return RunLog(folder, 10, start_step, is_root=is_root, is_under_launcher=is_under_launcher, tensorboard=tensorboard)
+    log = RunLog(folder, is_root=is_root, is_under_launcher=is_under_launcher)
+    log.begin(start_step, 10, tensorboard=tensorboard)
+    return log
 
 
 def record(folder: Path, start_step: int, steps: list[int], factor: float, tensorboard: bool = False) -> None:
@@ -49,6 +51,19 @@ def test_resumed_run_takes_back_what_came_after_its_checkpoint(tmp_path: Path) -
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == losses
     assert [event.value for event in events.Scalars("validation/iou")] == [1.5, 2.5, 3.5, 40.5, 50.5, 60.5]
+
+
+def test_start_that_fails_takes_nothing_back(tmp_path: Path) -> None:
+    record(tmp_path, 0, [1, 2, 3], 1.0, tensorboard=True)
+
+    def figures() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "train.log"}
+
+    before = figures()
+    with pytest.raises(ValueError, match="other data"), RunLog(tmp_path, is_root=True, is_under_launcher=True) as log:
+        log.line("going on from step 2")
+        raise ValueError("other data")
+    assert figures() == before
 
 
 @pytest.mark.parametrize("cut", [b'{"step": 3, "train/lo', b"\x00\x00\x00\xff", b'{"step": 3, "train/loss": 3.0}'])

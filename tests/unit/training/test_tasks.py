@@ -131,7 +131,8 @@ def test_pictures_are_shown_under_the_names_that_they_are_given(pictures: Path, 
     task = create_task(config)
     dataset = task.open_data(Alone(), lambda text: None)
     model = build_model(config.model, 0).train()
-    with RunLog(tmp_path, 1, 0, is_root=True, is_under_launcher=True, tensorboard=False) as log:
+    with RunLog(tmp_path, is_root=True, is_under_launcher=True) as log:
+        log.begin(0, 1, tensorboard=False)
         task.show("test", model, dataset, CPU, log, 3)
     assert model.training
     sheet = Image.open(tmp_path / "pictures" / "test-step-00000003.png")
