@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 from hvd_r2n2.comm.communicator import JobError
@@ -57,9 +58,11 @@ def abort(message: str, exit_code: int = ExitCode.FAILED) -> None:
         time.sleep(_SECONDS_FOR_RANK_0)
     prefix = f"rank {launch.rank}: " if launch.size > 1 else ""
     # In one piece: print writes the end of the line apart, and launchers would mix the lines of the ranks.
-    sys.stderr.write(f"{prefix}{message}\n")
-    sys.stderr.flush()
-    sys.stdout.flush()
+    with suppress(OSError):  # nobody may be left to read it, and the disk may be full
+        sys.stderr.write(f"{prefix}{message}\n")
+        sys.stderr.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
     if launch.size > 1 and launch.is_mpi and "horovod.torch" in sys.modules:
         import mpi4py  # only here: on its own, a process must never start MPI
 

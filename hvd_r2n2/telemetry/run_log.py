@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,7 @@ class RunLog:
             OSError: no permission or no room.
         """
         self._is_root = is_root
+        self._is_live = not is_under_launcher and sys.stdout.isatty()
         self._progress: Progress | None = None
         self._writer: SummaryWriter | None = None
         self._failing: set[str] = set()
@@ -50,8 +52,6 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._log = self._open.enter_context(closing(_Lines(folder / "train.log")))
-        force_terminal = False if is_under_launcher else None
-        self._console = Console(highlight=False, soft_wrap=True, force_terminal=force_terminal)
 
     def begin(self, start_step: int, total_steps: int, *, tensorboard: bool) -> None:
         """Open the files of figures; `start_step` steps are done already.
@@ -67,14 +67,14 @@ class RunLog:
         self._metrics = self._open.enter_context(closing(_Lines(self._folder / "metrics.jsonl")))
         if tensorboard:
             self._writer = self._open_events(start_step)
-        if self._console.is_terminal:
+        if self._is_live:
             self._progress = Progress(
                 TextColumn("step"),
                 MofNCompleteColumn(),
                 BarColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.description}"),
-                console=self._console,
+                console=Console(highlight=False, soft_wrap=True, force_terminal=True),
             )
             self._task = self._progress.add_task("", total=total_steps, completed=start_step)
             self._progress.start()
@@ -84,8 +84,12 @@ class RunLog:
         if not self._is_root:
             return
         with self.going_on("the output"):
-            self._console.print(text, markup=False)
-            self._console.file.flush()
+            if self._progress is not None:
+                self._progress.console.print(text, markup=False)
+            else:
+                # Not by rich: it ends the process where a pipe is closed, and says a line again that failed.
+                sys.stdout.write(f"{text}\n")
+                sys.stdout.flush()
         self._keep_line(text)
 
     def step(self, step: int, text: str, is_logged: bool) -> None:
@@ -150,10 +154,16 @@ class RunLog:
         """Write everything out."""
         if not self._is_root:
             return
-        if self._progress is not None:
-            self._progress.stop()
+        output = "the output"
+        with suppress(OSError) if output in self._failing else self.going_on(output):
+            try:
+                if self._progress is not None:
+                    self._progress.stop()
+            finally:
+                _empty(sys.stdout)
         self._open.close()
-        sys.stdout.flush()
+        with suppress(OSError):
+            _empty(sys.stderr)
 
     def __enter__(self) -> RunLog:
         return self
@@ -171,8 +181,7 @@ class RunLog:
                 self._log.add(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
 
     def _warn(self, text: str) -> None:
-        with suppress(OSError):  # the disk that is full may be that of the output as well
-            say(f"warning: {self._folder}: {text}")
+        say(f"warning: {self._folder}: {text}")
 
     def _add_event(self, add: Callable[[SummaryWriter], None]) -> None:
         """Give TensorBoard's writer something; once it has failed it gets no more, since its thread has ended."""
@@ -229,6 +238,20 @@ class _Lines:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _empty(stream: TextIO) -> None:
+    """Write out what a stream holds; drop it where that fails, or Python fails on it, too, when the process ends.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    try:
+        stream.flush()
+    except OSError:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+        raise
 
 
 @contextmanager

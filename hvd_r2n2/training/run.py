@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -294,7 +294,8 @@ def _write_results(run: Run, state: TrainingState, checkpoint: Checkpoint, findi
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    with suppress(OSError):  # the run's log will tell of it
+        print(text, flush=True)
 
 
 def _describe(model: ModelConfig) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from hvd_r2n2.training.checkpoint import read_checkpoint
-from tests.conftest import Launcher
+from tests.conftest import Launcher, run_command
 from tests.mounts import mount
 from tests.running_job import running_job
 from tests.short_runs import TRAIN, settings, weights
@@ -111,3 +112,19 @@ def test_disk_that_is_full_for_all_files_is_named(small_disk: Path, tiny_data: P
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
     assert re.search(rf"error: {small_disk}/run/[a-z]+\S*: .*No space left on device", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("output", ["> /dev/full", "2>&1 | head -n 1"])
+def test_output_that_is_full_or_closed_does_not_end_training(output: str, tiny_data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shell = ("bash", "-c", f'"$@" {output}; exit ${{PIPESTATUS[0]}}', "bash")
+    done = run_command(
+        [*shell, sys.executable, *TRAIN, *arguments(tiny_data, 2), "--out", run],
+        environment={"PYTHONUNBUFFERED": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    full = f"warning: {run}: the output: No space left on device; training goes on without what belongs there\n"
+    assert done.stderr == (full if "full" in output else "")
+    assert len(done.stdout.splitlines()) == ("head" in output)
+    assert "results in" in (run / "train.log").read_text()
+    assert read_checkpoint((run / "checkpoints" / "last").resolve()).step == 2

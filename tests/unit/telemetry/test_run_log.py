@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import sys
 import threading
 from pathlib import Path
@@ -154,6 +156,37 @@ def test_full_disk_is_a_warning_once_with_the_name_of_the_file(
     ]
     with pytest.raises(ValueError, match="what failed first"), open_log(tmp_path):
         raise ValueError("what failed first")
+
+
+class Disk(io.RawIOBase):
+    """A file on a disk that may be full."""
+
+    def __init__(self) -> None:
+        self.content, self.is_full = b"", False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: memoryview) -> int:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.content += content
+        return len(content)
+
+
+def test_full_disk_for_the_output_is_told_once_and_no_line_is_there_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = Disk()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(disk), encoding="utf-8"))
+    with open_log(tmp_path) as log:
+        for text, disk.is_full in (("one", False), ("two", True), ("three", True), ("four", False)):
+            log.line(text)
+    assert disk.content.decode().splitlines() == ["one", "two", "three", "four"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {tmp_path}: the output: No space left on device; training goes on without what belongs there",
+        f"warning: {tmp_path}: the output: can be written again",
+    ]
 
 
 @needs_dev_full
