@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import hvd_r2n2
 from hvd_r2n2.comm import Communicator
@@ -144,16 +145,24 @@ def _find_start(config: Config, folder: Path, communicator: Communicator, resume
 
 
 def _check_unchanged(old: Config, new: Config, folder: Path) -> None:
-    old = replace(old, model=resolve_model(old.model))  # an older version may have written it
-    fixed = [f"{section}.{f.name}" for section in _FIXED_SECTIONS for f in fields(getattr(new, section))]
-    problems = []
-    for dotted in (*(key for key in fixed if key not in _FREE_KEYS), *_FIXED_KEYS):
-        section, key = dotted.split(".")
-        before, now = getattr(getattr(old, section), key), getattr(getattr(new, section), key)
-        if before != now:
-            problems.append(f"{dotted}: the run in {folder} has {before}, not {now}")
+    problems = [
+        f"{key}: the run in {folder} has {before}, not {now}"
+        for key, before, now in _changes(old, new)
+        if key in _FIXED_KEYS or (key.partition(".")[0] in _FIXED_SECTIONS and key not in _FREE_KEYS)
+    ]
     if problems:
         raise ValueError("--resume: " + "; ".join(problems) + " (use its value, or start anew with another --out)")
+
+
+def _changes(old: Config, new: Config) -> Iterator[tuple[str, Any, Any]]:
+    """Give the settings that differ: the key of each, and its values before and now."""
+    old = replace(old, model=resolve_model(old.model))  # an older version may have written it
+    for section in fields(new):
+        before, now = getattr(old, section.name), getattr(new, section.name)
+        for setting in fields(now):
+            values = getattr(before, setting.name), getattr(now, setting.name)
+            if values[0] != values[1]:
+                yield f"{section.name}.{setting.name}", *values
 
 
 def _prepare(
@@ -211,6 +220,8 @@ def _prepare(
         state = checkpoint.state
         restore(checkpoint, engine)
         log.line(f"going on from {checkpoint.path.name}")
+        for key, before, now in _changes(checkpoint.config, config):
+            log.line(f"changed since then: {key} was {before}, is now {now}")
     check_equal(
         communicator, "parameters and optimizer at the start", parameter_digest(model, engine.optimizer_tensors())
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -135,6 +136,22 @@ def test_resumed_run_may_not_become_another_one(uninterrupted: Path, python: Lau
     assert done.returncode == 1
     assert "train.batch_size: the run in" in done.stderr
     assert "model.preset: the run in" in done.stderr
+
+
+def test_resumed_run_says_once_which_settings_have_changed(
+    uninterrupted: Path, tmp_path: Path, python: Launcher
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run, symlinks=True)
+    more = ("--set", f"train.steps={STEPS + 1}", "--set", "log.every_steps=3")
+    resumed = python(*TRAIN, "--resume", "--out", run, *more)
+    assert resumed.returncode == 0, resumed.stderr
+    said = re.findall(r"^changed since then: (.*)$", resumed.stdout, re.MULTILINE)
+    assert said == [f"train.steps was {STEPS}, is now {STEPS + 1}", "log.every_steps was 1, is now 3"]
+    again = python(*TRAIN, "--resume", "--out", run)
+    assert again.returncode == 0, again.stderr
+    log = (run / "train.log").read_text()
+    assert re.findall(r" changed since then: (.*)$", log, re.MULTILINE) == said
 
 
 def test_resumed_run_may_not_go_on_with_other_data(tiny_data: Path, tmp_path: Path, python: Launcher) -> None:
