@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.data.loader import Batch, evaluation_batches
 from hvd_r2n2.models import create_model
 from hvd_r2n2.training.evaluation import (
-    CANDIDATE_THRESHOLDS,
+    ConstantPrediction,
     EvaluationResult,
     SampleRecord,
     choose_threshold,
@@ -245,12 +246,58 @@ def test_the_constant_prediction_equals_a_search_by_brute_force(dataset: Dataset
         constant_prediction_iou(dataset, dataset.train[:0], dataset.test)
 
 
-def test_a_report_has_every_figure_in_each_of_its_forms(dataset: Dataset) -> None:
-    thresholds = (*CANDIDATE_THRESHOLDS, 0.33)
-    results = tuple(
-        evaluate_toy(dataset, Alone(), num_views=views, thresholds=thresholds, f_score=True, f_score_threshold=cut)
-        for views, cut in ((1, 0.33), (3, 0.5))
-    )
+# By number of views and figure: three chairs, an aeroplane, and by hand the means of chairs, categories and samples.
+FIGURES = {
+    1: {
+        "iou_at_0.20": ((0.10, 0.20, 0.60), 0.90, 0.30, 0.60, 0.45),
+        "iou_at_0.30": ((0.20, 0.20, 0.56), 0.80, 0.32, 0.56, 0.44),
+        "iou_at_0.33": ((0.05, 0.40, 0.57), 0.70, 0.34, 0.52, 0.43),
+        "iou_at_0.40": ((0.11, 0.41, 0.56), 0.60, 0.36, 0.48, 0.42),
+        "iou_at_0.50": ((0.02, 0.32, 0.80), 0.50, 0.38, 0.44, 0.41),
+        "average_precision": ((0.70, 0.80, 0.90), 0.40, 0.80, 0.60, 0.70),
+        "cross_entropy": ((1.0, 2.0, 3.0), 0.4, 2.0, 1.2, 1.6),
+        "f_score_1_percent": ((0.01, 0.02, 0.06), 0.07, 0.03, 0.05, 0.04),
+    },
+    3: {
+        "iou_at_0.20": ((0.12, 0.22, 0.62), 1.00, 0.32, 0.66, 0.49),
+        "iou_at_0.30": ((0.24, 0.34, 0.44), 0.90, 0.34, 0.62, 0.48),
+        "iou_at_0.33": ((0.26, 0.36, 0.46), 0.80, 0.36, 0.58, 0.47),
+        "iou_at_0.40": ((0.30, 0.40, 0.50), 0.60, 0.40, 0.50, 0.45),
+        "iou_at_0.50": ((0.42, 0.46, 0.50), 0.54, 0.46, 0.50, 0.48),
+        "average_precision": ((0.60, 0.70, 0.80), 0.90, 0.70, 0.80, 0.75),
+        "cross_entropy": ((0.5, 1.0, 1.5), 0.2, 1.0, 0.6, 0.8),
+        "f_score_1_percent": ((0.10, 0.20, 0.30), 0.60, 0.20, 0.40, 0.30),
+    },
+}
+MEASURED = (0.2, 0.3, 0.33, 0.4, 0.5)
+CUTS = {1: 0.33, 3: 0.5}
+ROWS = {"aeroplane": "1", "chair": "3", "mean of categories": "4", "mean of samples": "4"}
+
+
+def _means(views: int, row: str) -> dict[str, float]:
+    """Return a row's means as `FIGURES` has them, and `iou`, that at the threshold."""
+    column = {"aeroplane": 1, "chair": 2, "mean of categories": 3, "mean of samples": 4}[row]
+    means = {name: values[column] for name, values in FIGURES[views].items()}
+    return {"iou": means[f"iou_at_{CUTS[views]:.2f}"], **means}
+
+
+def _uneven_result(views: int) -> EvaluationResult:
+    columns = [(*chairs, aeroplane) for chairs, aeroplane, *_ in FIGURES[views].values()]
+    names = ("03001627/a", "03001627/b", "03001627/c", "02691156/d")
+    records = []
+    for index, (name, values) in enumerate(zip(names, zip(*columns, strict=True), strict=True)):
+        *ious, precision, entropy, f_score = values
+        percent = tuple(round(100 * iou) for iou in ious)
+        records.append(SampleRecord(index, name, percent, (100,) * len(percent), entropy, precision, f_score))
+    return EvaluationResult(views, MEASURED, CUTS[views], tuple(records))
+
+
+def _table(text: str) -> list[list[str]]:
+    """Return the cells of a table, whose columns are two spaces or more apart, without its rules and empty cells."""
+    return [re.split(r" {2,}", line.strip()) for line in text.splitlines() if set(line) != {"-"}]
+
+
+def test_a_report_has_every_figure_in_each_of_its_forms() -> None:
     report = EvaluationReport(
         checkpoint="runs/x",
         step=7,
@@ -259,25 +306,75 @@ def test_a_report_has_every_figure_in_each_of_its_forms(dataset: Dataset) -> Non
         split="r2n2",
         part="test",
         dtype="float32",
-        results=results,
+        results=(_uneven_result(1), _uneven_result(3)),
         thresholds=(EvaluatedThreshold(0.33, "given"), EvaluatedThreshold(0.5, "chosen")),
-        constant_prediction=constant_prediction_iou(dataset, dataset.train, dataset.test),
+        constant_prediction=ConstantPrediction(0.61, 0.21, 0.22),
     )
-    content, rows = json.loads(report.to_json()), list(csv.DictReader(io.StringIO(report.to_csv())))
-    lines = report.to_text().splitlines()
-    assert len(rows) == 2 * (3 + 2)
-    chairs = [result.by_category()["chair"] for result in results]
-    at_cut = [chairs[0].iou[results[0].position_of(0.33)], chairs[1].iou[results[1].position_of(0.5)]]
-    assert [result["categories"]["chair"]["iou"] for result in content["results"]] == at_cut
-    assert [float(row["iou"]) for row in rows if row["category"] == "chair"] == pytest.approx(at_cut, abs=1e-6)
-    chair_line = next(line for line in lines if line.startswith("chair"))
-    assert chair_line.split() == ["chair", "3", *(f"{iou:.4f}" for iou in at_cut)]
-    assert next(line for line in lines if line.startswith("at threshold")).split()[2:] == ["0.33", "0.5"]
-    samples = results[1].mean_of_samples()
-    entry = content["results"][1]["mean_of_samples"]
-    assert entry["average_precision"] == samples.average_precision
-    assert entry["cross_entropy"] == samples.cross_entropy
-    assert entry["f_score_1_percent"] == samples.f_score
-    assert entry["iou_at"]["0.20"] == samples.iou[results[1].position_of(0.2)]
-    assert "test part of split r2n2, here: 9 samples" in report.to_text()
-    assert f"{content['constant_prediction']['iou_mean_of_samples']:.4f}" in report.to_text()
+
+    content = json.loads(report.to_json())
+    facts = {"checkpoint": "runs/x", "step": 7, "network": "toy", "data": "here", "split": "r2n2", "part": "test"}
+    assert content.items() >= (facts | {"num_samples": 4, "dtype": "float32"}).items()
+    assert content["constant_prediction"] == {
+        "iou_mean_of_samples": 0.21,
+        "iou_mean_of_categories": 0.22,
+        "threshold": 0.61,
+        "threshold_source": "the best on the test part itself",
+    }
+    sources = [(found["num_views"], found["threshold"], found["threshold_source"]) for found in content["results"]]
+    assert sources == [(1, 0.33, "given"), (3, 0.5, "chosen")]
+    for found in content["results"]:
+        assert list(found["categories"]) == ["aeroplane", "chair"]
+        totals = {name.replace("_", " "): found[name] for name in ("mean_of_categories", "mean_of_samples")}
+        for row, entry in (found["categories"] | totals).items():
+            figures = {f"iou_at_{threshold}": iou for threshold, iou in entry.pop("iou_at").items()} | entry
+            expected = _means(found["num_views"], row) | {"num_samples": int(ROWS[row])}
+            assert figures == pytest.approx(expected, abs=1e-12), row
+
+    rows = list(csv.DictReader(io.StringIO(report.to_csv())))
+    assert rows == [
+        {"num_views": str(views), "category": row, "num_samples": number, "threshold": f"{CUTS[views]}"}
+        | {name: f"{value:.6f}" for name, value in _means(views, row).items() if name != "iou_at_0.33"}
+        for views in (1, 3)
+        for row, number in ROWS.items()
+    ]
+
+    heading, categories, metrics, notes = report.to_text().split("\n\n")
+    assert heading.splitlines() == ["toy, runs/x at step 7, float32", "test part of split r2n2, here: 4 samples"]
+    assert _table(categories) == [
+        ["IoU by number of views", "samples", "1", "3"],
+        *([row, number, *(f"{_means(views, row)['iou']:.4f}" for views in (1, 3))] for row, number in ROWS.items()),
+        ["at threshold", "0.33", "0.5"],
+    ]
+    expected_metrics = [["by number of views", "1", "3"]]
+    for title, name in (
+        ("IoU at 0.2", "iou_at_0.20"),
+        ("IoU at 0.3", "iou_at_0.30"),
+        ("IoU at 0.4", "iou_at_0.40"),
+        ("IoU at 0.5", "iou_at_0.50"),
+        ("average precision", "average_precision"),
+        ("cross-entropy", "cross_entropy"),
+        ("F-score at 1 %", "f_score_1_percent"),
+    ):
+        for first, row in (([title], "mean of categories"), ([], "mean of samples")):
+            expected_metrics.append([*first, row, *(f"{_means(views, row)[name]:.4f}" for views in (1, 3))])
+    assert _table(metrics) == expected_metrics
+    assert notes.splitlines() == [
+        "threshold: chosen; given",
+        "constant prediction (the training part's mean shape, cut at 0.61, the best for the test part): IoU 0.2200 "
+        "mean of categories, 0.2100 mean of samples",
+    ]
+
+    assert report.summary() == {
+        "iou": pytest.approx(0.43),
+        "constant_iou": 0.21,
+        "iou_mean_of_categories": pytest.approx(0.52),
+        "constant_iou_mean_of_categories": 0.22,
+        "views": 1,
+        "threshold": 0.33,
+        "split": "r2n2",
+        "num_test_samples": 4,
+    }
+    assert report.headline() == (
+        "test part (4 samples, 1 views, checkpoint of step 7, threshold 0.33 given): IoU 0.4300; the best constant "
+        "prediction reaches 0.2100 (means of samples)"
+    )
