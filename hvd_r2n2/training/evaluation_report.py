@@ -23,7 +23,7 @@ class EvaluatedThreshold:
 
     value: float
     source: str
-    """For people: `chosen on the validation part`, `given`, ..."""
+    """For people: `chosen on the validation part, for each number of views`, `given`, ..."""
 
 
 @dataclass(frozen=True)

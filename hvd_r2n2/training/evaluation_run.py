@@ -1,10 +1,12 @@
 """A checkpoint's whole evaluation: each number of views, its threshold, the constant baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -17,6 +19,7 @@ from hvd_r2n2.training.data import data_root
 from hvd_r2n2.training.evaluation import (
     CANDIDATE_THRESHOLDS,
     RELEASED_THRESHOLD,
+    EvaluationResult,
     choose_threshold,
     constant_prediction_iou,
     evaluate,
@@ -88,28 +91,7 @@ def evaluate_checkpoint(
         report=report,
     )
 
-    def threshold_for(num_views: int) -> EvaluatedThreshold:
-        if options.threshold is not None:
-            return EvaluatedThreshold(options.threshold, "given")
-        if len(dataset.validation) == 0:
-            return EvaluatedThreshold(RELEASED_THRESHOLD, "the released code's, as there is no validation part")
-        validated = measure(dataset.validation, num_views=num_views, thresholds=CANDIDATE_THRESHOLDS)
-        return EvaluatedThreshold(
-            choose_threshold(validated), "chosen on the validation part, for each number of views"
-        )
-
-    results, thresholds = [], []
-    for num_views in all_views:
-        threshold = threshold_for(num_views)
-        result = measure(
-            indices,
-            num_views=num_views,
-            thresholds=(*CANDIDATE_THRESHOLDS, threshold.value),
-            f_score=options.f_score,
-            f_score_threshold=threshold.value,
-        )
-        results.append(result)
-        thresholds.append(threshold)
+    measured = [_measure(measure, dataset, indices, options, num_views) for num_views in all_views]
     if not comm.is_root:
         return None
     has_training_part = len(dataset.train) > 0
@@ -121,10 +103,39 @@ def evaluate_checkpoint(
         split=dataset.split_name,
         part=options.part,
         dtype=config.train.dtype,
-        results=tuple(results),
-        thresholds=tuple(thresholds),
+        results=tuple(result for result, _ in measured),
+        thresholds=tuple(threshold for _, threshold in measured),
         constant_prediction=constant_prediction_iou(dataset, dataset.train, indices) if has_training_part else None,
     )
+
+
+def _measure(
+    measure: Callable[..., EvaluationResult],
+    dataset: Dataset,
+    indices: npt.NDArray[np.int64],
+    options: EvaluationOptions,
+    num_views: int,
+) -> tuple[EvaluationResult, EvaluatedThreshold]:
+    """Choose the threshold for a number of views and `measure` the samples `indices`, those of `options.part`."""
+    if options.threshold is not None:
+        threshold = EvaluatedThreshold(options.threshold, "given")
+    elif len(dataset.validation) == 0:
+        threshold = EvaluatedThreshold(RELEASED_THRESHOLD, "the released code's, as there is no validation part")
+    else:
+        is_itself = options.part == "validation"
+        which = "this part itself" if is_itself else "the validation part"
+        validated = measure(dataset.validation, num_views=num_views, thresholds=CANDIDATE_THRESHOLDS)
+        threshold = EvaluatedThreshold(choose_threshold(validated), f"chosen on {which}, for each number of views")
+        if is_itself and not options.f_score:
+            return validated, threshold  # only F-scores need the threshold first
+    result = measure(
+        indices,
+        num_views=num_views,
+        thresholds=(*CANDIDATE_THRESHOLDS, threshold.value),
+        f_score=options.f_score,
+        f_score_threshold=threshold.value,
+    )
+    return result, threshold
 
 
 def _check(options: EvaluationOptions, all_views: Sequence[int], dataset: Dataset) -> None:

@@ -5,7 +5,8 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from hvd_r2n2.comm import Alone, Communicator
-from hvd_r2n2.config import DataConfig
+from hvd_r2n2.config import Config, DataConfig
 from hvd_r2n2.data.augment import centre_crop
 from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.data.loader import Batch, evaluation_batches
 from hvd_r2n2.models import create_model
+from hvd_r2n2.training import evaluation_run
+from hvd_r2n2.training.checkpoint import Checkpoint, TrainingState
 from hvd_r2n2.training.evaluation import (
     ConstantPrediction,
     EvaluationResult,
@@ -28,7 +31,9 @@ from hvd_r2n2.training.evaluation import (
     evaluate,
 )
 from hvd_r2n2.training.evaluation_report import EvaluatedThreshold, EvaluationReport
+from hvd_r2n2.training.evaluation_run import evaluate_checkpoint
 from hvd_r2n2.training.records import measure_samples
+from hvd_r2n2.training.task import EvaluationOptions, Part
 from tests.thread_ranks import on_ranks
 from tests.tiny_data import write_tiny_data
 
@@ -378,3 +383,40 @@ def test_a_report_has_every_figure_in_each_of_its_forms() -> None:
         "test part (4 samples, 1 views, checkpoint of step 7, threshold 0.33 given): IoU 0.4300; the best constant "
         "prediction reaches 0.2100 (means of samples)"
     )
+
+
+def test_the_validation_part_is_measured_once_and_its_threshold_is_called_its_own(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+
+    def counting(*arguments: Any, **options: Any) -> EvaluationResult:
+        measured.append(len(arguments[2]))
+        return evaluate(*arguments, **options)
+
+    def report(part: Part, *, f_score: bool = False) -> EvaluationReport:
+        measured.clear()
+        options = EvaluationOptions(part, (1, 2), f_score=f_score)
+        checkpoint = Checkpoint(Path("runs/x"), Config(), TrainingState(7, 7, 1.0))
+        found = evaluate_checkpoint(
+            checkpoint, Blur(), dataset, options, Config(), comm=Alone(), device=CPU, report=None
+        )
+        assert found is not None
+        return found
+
+    monkeypatch.setattr(evaluation_run, "evaluate", counting)
+    validation, num_validation, num_test = report("validation"), len(dataset.validation), len(dataset.test)
+    assert measured == [num_validation] * 2
+    source = "chosen on this part itself, for each number of views"
+    for result, threshold in zip(validation.results, validation.thresholds, strict=True):
+        assert threshold == EvaluatedThreshold(choose_threshold(result), source)
+    with_f_scores = report("validation", f_score=True)
+    assert measured == [num_validation] * 4  # an F-score can only be measured at a threshold that is known
+    assert with_f_scores.thresholds == validation.thresholds
+    for result, other in zip(validation.results, with_f_scores.results, strict=True):
+        assert tuple(replace(record, f_score=None) for record in other.records) == result.records
+        assert other.mean_of_samples().f_score is not None
+    test = report("test")
+    assert measured == [num_validation, num_test] * 2
+    source = "chosen on the validation part, for each number of views"
+    assert test.thresholds == tuple(replace(threshold, source=source) for threshold in validation.thresholds)
