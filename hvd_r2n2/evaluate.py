@@ -1,6 +1,7 @@
 """The command `python -m hvd_r2n2.evaluate`: a checkpoint's IoU (or accuracy) by category, and more."""
 
 import argparse
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,11 @@ from pathlib import Path
 from hvd_r2n2.comm import connect, run_door
 from hvd_r2n2.common.files import check_can_write, replacing
 from hvd_r2n2.common.standard_error import say
-from hvd_r2n2.config import Config, SplitConfig, with_overrides
-from hvd_r2n2.training.checkpoint import Checkpoint, open_checkpoint
+from hvd_r2n2.config import Config, SplitConfig, to_yaml, with_overrides
+from hvd_r2n2.training.checkpoint import Checkpoint
+from hvd_r2n2.training.consistency import check_same_start, code_digest
 from hvd_r2n2.training.data import data_root
-from hvd_r2n2.training.evaluation_run import is_of_run, load_network, run_directory
+from hvd_r2n2.training.evaluation_run import is_of_run, load_network, open_on_all_ranks, run_directory
 from hvd_r2n2.training.placement import place_rank
 from hvd_r2n2.training.precision import DTYPES
 from hvd_r2n2.training.task import EvaluationOptions
@@ -52,22 +54,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         ValueError, OSError: something asked for is not there or cannot be done.
+        JobError: the ranks would not measure the same.
     """
     options = _parser().parse_args(arguments)
-    warnings: list[str] = []
-    checkpoint = open_checkpoint(options.checkpoint, warnings.append)
+    comm = connect()
+    report = say if comm.is_root else _say_nothing
+    checkpoint = open_on_all_ranks(options.checkpoint, comm, lambda text: say(f"warning: {text}"))
     config = _configure(checkpoint.config, options)
     chosen = _choose(config, options)
     json_path, csv_path = _output_paths(checkpoint, config, options)
-    comm = connect()
     comm.watch(config.train.stall_timeout_s)
-    report = say if comm.is_root else _say_nothing
-    for warning in warnings:
-        report(f"warning: {warning}")
     device = place_rank(config, comm, report).devices[0]
     report(f"{checkpoint.path}, on the data in {data_root(config.data).resolve()}")
     task = create_task(config)
     dataset = task.open_data(comm, report)
+    check_same_start(
+        comm,
+        {
+            "the code of hvd_r2n2": code_digest(),
+            "what is to be measured": hashlib.sha256(f"{to_yaml(config)}{chosen}".encode()).hexdigest(),
+            "the data": dataset.content_digest,
+        },
+    )
     model = load_network(checkpoint, device, config.train.dtype)
     result = task.evaluate(checkpoint, model, dataset, chosen, comm, device, report if comm.is_root else None)
     if result is not None:

@@ -1,4 +1,4 @@
-"""Ranks that are threads of one process, for what needs no more of a communicator than gathering objects."""
+"""Ranks that are threads of one process, for what needs a communicator only to gather or broadcast objects."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ class ThreadRank(Alone):
         gathered = [self._shelf[rank] for rank in range(self.size)]
         self._meeting.wait(timeout=60)  # nobody puts the next thing there before all have this one
         return gathered
+
+    def broadcast_object(self, value: T) -> T:
+        return self.all_gather_object(value)[0]
 
 
 def on_ranks(size: int, job: Callable[[Communicator], T]) -> list[T]:

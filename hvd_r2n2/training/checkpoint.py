@@ -80,6 +80,11 @@ class Checkpoint:
         """The weights' file."""
         return self.path / "model.safetensors"
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest, and so of all files."""
+        return _sha256(self.path / "manifest.json")
+
 
 class LinksError(OSError):
     """A checkpoint is written, but the links to it are not right, or older ones are still there."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
+import hvd_r2n2
 from hvd_r2n2.comm import Communicator, JobError
 
 
@@ -52,6 +54,15 @@ def check_same_start(communicator: Communicator, facts: Mapping[str, str]) -> No
             problems.append(f"{name} is not the same on all ranks ({shown})")
     if problems:
         raise JobError("; ".join(problems) + "; every rank must see the same files and settings")
+
+
+def code_digest() -> str:
+    """Return a SHA-256 over the package's sources."""
+    digest = hashlib.sha256()
+    package = Path(hvd_r2n2.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def broadcast_parameters(communicator: Communicator, model: torch.nn.Module) -> None:

@@ -14,7 +14,8 @@ from hvd_r2n2.comm import Communicator
 from hvd_r2n2.config import Config
 from hvd_r2n2.data.dataset import Dataset
 from hvd_r2n2.models import Network, load_weights
-from hvd_r2n2.training.checkpoint import Checkpoint, find_checkpoint
+from hvd_r2n2.training.checkpoint import Checkpoint, find_checkpoint, open_checkpoint, read_checkpoint
+from hvd_r2n2.training.consistency import check_same_start
 from hvd_r2n2.training.data import data_root
 from hvd_r2n2.training.evaluation import (
     CANDIDATE_THRESHOLDS,
@@ -43,6 +44,24 @@ def is_of_run(checkpoint: Checkpoint) -> bool:
         return find_checkpoint(run_directory(checkpoint)) == checkpoint.path.resolve()
     except ValueError:  # it was copied from its run
         return False
+
+
+def open_on_all_ranks(path: Path, comm: Communicator, warn: Callable[[str], None]) -> Checkpoint:
+    """Read the checkpoint that a user means (see `open_checkpoint`); every rank must call it.
+
+    Rank 0 chooses and `warn`s, and all read the same one: the run may still be training, and its best one change.
+
+    Raises:
+        ValueError: there is none, or this rank cannot read the one that rank 0 has chosen.
+        JobError: the ranks find other files there.
+    """
+    if comm.is_root:
+        checkpoint = open_checkpoint(path, warn)
+        comm.broadcast_object(checkpoint.path)
+    else:
+        checkpoint = read_checkpoint(comm.broadcast_object(path))
+    check_same_start(comm, {f"the checkpoint {checkpoint.path.name}": checkpoint.digest})
+    return checkpoint
 
 
 def load_network(checkpoint: Checkpoint, device: torch.device, dtype: str = "float32") -> Network:

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import nn
 
-from hvd_r2n2.comm import Communicator
+from hvd_r2n2.comm import Communicator, JobError
 from hvd_r2n2.data.loader import Batch, BatchStream
 from hvd_r2n2.data.progress import show_progress
 from hvd_r2n2.training.forward import evaluating
@@ -53,6 +53,9 @@ def measure_samples(
     Every rank must call this and gets the same result; the records, not the pictures, are gathered. The network must be
     on `device` and is in evaluation mode meanwhile. What `measure` returns, and on a CPU `measure` too, is called by
     several threads at once. With `report`, this rank's progress is shown, under the `title`.
+
+    Raises:
+        JobError: the ranks together did not measure each of `num_samples` samples once.
     """
 
     def measure_one(batch: Batch) -> Callable[[], Sequence[R]]:
@@ -65,6 +68,12 @@ def measure_samples(
             measure_one, batches, lambda count: advance(count * comm.size), network_too=is_cpu
         )
     gathered = [record for share in comm.all_gather_object(records) for record in share]
+    different = len({record.index for record in gathered})
+    if not len(gathered) == different == num_samples:
+        raise JobError(
+            f"{title}: {len(gathered)} records of {different} samples, not one of each of {num_samples}; every rank "
+            "must see the same data"
+        )
     return tuple(sorted(gathered, key=lambda record: record.index))
 
 

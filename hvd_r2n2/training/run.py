@@ -24,12 +24,18 @@ from hvd_r2n2.training.checkpoint import (
     Checkpoint,
     TrainingState,
     find_newest,
-    open_checkpoint,
     point_links,
     read_checkpoint,
     restore,
 )
-from hvd_r2n2.training.consistency import broadcast_parameters, check_equal, check_same_start, parameter_digest
+from hvd_r2n2.training.consistency import (
+    broadcast_parameters,
+    check_equal,
+    check_same_start,
+    code_digest,
+    parameter_digest,
+)
+from hvd_r2n2.training.evaluation_run import open_on_all_ranks
 from hvd_r2n2.training.loop import Run, train_steps
 from hvd_r2n2.training.placement import Placement, place_rank
 from hvd_r2n2.training.precision import slow_ranks, weights_dtype
@@ -199,7 +205,7 @@ def _prepare(
     check_same_start(
         communicator,
         {
-            "the code of hvd_r2n2": _code_digest(),
+            "the code of hvd_r2n2": code_digest(),
             "the resolved config": hashlib.sha256(to_yaml(config).encode()).hexdigest(),
             "the data": dataset.content_digest,
         },
@@ -277,7 +283,7 @@ def _finish(run: Run, state: TrainingState) -> None:
     if not len(run.dataset.test):
         run.log.line("the test part is empty: no evaluation")
         return
-    checkpoint = open_checkpoint(run.folder, lambda text: run.log.line(f"warning: {text}"))
+    checkpoint = open_on_all_ranks(run.folder, run.communicator, lambda text: run.log.line(f"warning: {text}"))
     load_weights(run.model, checkpoint.weights_path)
     findings = run.task.evaluate(
         checkpoint, run.model, run.dataset, EvaluationOptions(), run.communicator, run.device, report=None
@@ -315,12 +321,3 @@ def _describe(model: ModelConfig) -> str:
     if model.cross not in (None, "default"):
         words.append(f"two towers, crossing at {' '.join(model.cross) or 'no stage'}")
     return ", ".join(words)
-
-
-def _code_digest() -> str:
-    """Return a SHA-256 over the package's sources."""
-    digest = hashlib.sha256()
-    package = Path(hvd_r2n2.__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
-    return digest.hexdigest()

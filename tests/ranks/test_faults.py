@@ -6,13 +6,15 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hvd_r2n2.config import load_config
 from hvd_r2n2.data.dataset import open_dataset
 from hvd_r2n2.data.loader import training_batches
-from hvd_r2n2.training.checkpoint import read_checkpoint
+from hvd_r2n2.training.checkpoint import TrainingState, read_checkpoint, write_checkpoint
+from hvd_r2n2.training.setup import build_model
 from tests.conftest import REPOSITORY, Launcher
 from tests.short_runs import TRAIN, settings
 from tests.tiny_data import write_tiny_data
@@ -22,15 +24,14 @@ from tests.without_horovod import environment_without_horovod
 TAGGED = {"OMPI_MCA_orte_tag_output": "1"}
 LIMIT_S = 120
 
-# The training command, but rank 1 runs the code in the first argument before it.
+# The command of the first argument, but rank 1 runs the code in the second one before it.
 FAULTY = """
-import os, sys
-fault = sys.argv.pop(1)
+import importlib, os, sys
+door, fault = sys.argv.pop(1), sys.argv.pop(1)
 if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
     exec(fault)
 from hvd_r2n2.comm import run_door
-from hvd_r2n2.train import main
-run_door("hvd_r2n2.train", main)
+run_door(door, importlib.import_module(door).main)
 """
 
 RAISES = """
@@ -72,11 +73,19 @@ def arguments(data: Path | str) -> list[str]:
     return settings(data, train__dtype="float32", train__check_every_steps=2, checkpoint__every_steps=2, train__steps=6)
 
 
-def faulty(mpirun: Launcher, fault: str, *words: str | Path, **more: Path) -> subprocess.CompletedProcess[str]:
+def with_fault(
+    mpirun: Launcher, fault: str, *words: str | Path, door: str = "hvd_r2n2.train", **more: Path
+) -> subprocess.CompletedProcess[str]:
     """Run two ranks of which rank 1 is faulty, within the time limit."""
     done: subprocess.CompletedProcess[str] = mpirun(
-        2, "-c", FAULTY, fault, *words, timeout_s=LIMIT_S, environment=TAGGED, **more
+        2, "-c", FAULTY, door, fault, *words, timeout_s=LIMIT_S, environment=TAGGED, **more
     )
+    return done
+
+
+def faulty(mpirun: Launcher, fault: str, *words: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run two ranks of which rank 1 is faulty, and must end the job."""
+    done = with_fault(mpirun, fault, *words, **more)
     assert done.returncode != 0
     return done
 
@@ -151,6 +160,38 @@ def test_rank_whose_files_are_others_is_refused(other_data: Path, tmp_path: Path
     assert found
     assert found[1] != found[2]
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_rank_that_would_evaluate_other_files_is_refused(other_data: Path, tmp_path: Path, mpirun: Launcher) -> None:
+    config = load_config(None, arguments(other_data / "0" / "data")[1::2])
+    model = build_model(config.model, config.train.seed)
+    write_checkpoint(tmp_path / "run" / "checkpoints", model, {}, TrainingState(1, 6, 1.0, best_step=1), config)
+    fault = OPENS_OTHER.format(root=str(other_data / "1" / "data"))
+    done = faulty(mpirun, fault, tmp_path / "run", "--views", "1", "--no-f-score", door="hvd_r2n2.evaluate")
+    message = (
+        r"hvd_r2n2.evaluate: error: the data is not the same on all ranks \(rank 0: \w{16}, rank 1: \w{16}\); every"
+    )
+    assert re.search(message, lines_of_ranks(done)[-1])
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoints"]
+
+
+CHOOSES = """
+from hvd_r2n2.training import checkpoint
+def choosing(path, warn):
+    raise ValueError("rank 1 has chosen a checkpoint on its own")
+checkpoint.open_checkpoint = choosing
+"""
+
+
+def test_rank_0_alone_chooses_the_checkpoint_that_is_evaluated(
+    tiny_data: Path, tmp_path: Path, mpirun: Launcher
+) -> None:
+    trained = with_fault(mpirun, CHOOSES, *arguments(tiny_data), "--set", "train.steps=2", "--out", tmp_path / "run")
+    assert trained.returncode == 0, trained.stderr
+    quick = ("--views", "2", "--no-f-score", "--json", tmp_path / "again.json", "--csv", tmp_path / "again.csv")
+    evaluated = with_fault(mpirun, CHOOSES, tmp_path / "run", *quick, door="hvd_r2n2.evaluate")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "run" / "evaluation.json").read_bytes()
 
 
 def test_rank_with_another_data_root_is_refused(other_data: Path, tmp_path: Path, mpirun: Launcher) -> None:

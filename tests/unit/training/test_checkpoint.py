@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from hvd_r2n2.comm import Alone
+from hvd_r2n2.comm import Alone, Communicator, JobError
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.models import create_model, voxel_loss_stage
 from hvd_r2n2.training import checkpoint as checkpoints
+from hvd_r2n2.training import evaluation_run
 from hvd_r2n2.training.checkpoint import (
     LinksError,
     TrainingState,
@@ -27,6 +28,8 @@ from hvd_r2n2.training.checkpoint import (
 )
 from hvd_r2n2.training.consistency import parameter_digest
 from hvd_r2n2.training.engine import OneDevice
+from hvd_r2n2.training.evaluation_run import open_on_all_ranks
+from tests.thread_ranks import on_ranks
 
 CONFIG = load_config(None, ["model.name=3d-gru-1", "model.width=0.03125", "checkpoint.keep_last=2"])
 
@@ -205,6 +208,30 @@ def test_damaged_best_of_a_run_is_passed_over_for_the_newest_whole_one(tmp_path:
     assert warnings[0].endswith("; taking the newest whole one")
     with pytest.raises(ValueError, match="step-00000001|neither a checkpoint"):  # it was named itself
         open_checkpoint(best, pytest.fail)
+
+
+def test_every_rank_reads_the_checkpoint_that_rank_0_has_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank in (0, 1):  # when rank 1 looks, another one is the best
+        for step in (1, 2):
+            write(tmp_path / str(rank) / "checkpoints", step, best_step=1 + rank)
+    found = on_ranks(2, lambda comm: open_on_all_ranks(tmp_path / str(comm.rank), comm, pytest.fail))
+    assert [checkpoint.path for checkpoint in found] == [tmp_path / "0" / "checkpoints" / "step-00000001"] * 2
+
+    # The same path on another host, with other weights in it.
+    keep(tmp_path / "1" / "checkpoints", engine_of(seed=1), TrainingState(1, 24, 1.5))
+    monkeypatch.setattr(
+        evaluation_run,
+        "read_checkpoint",
+        lambda path: read_checkpoint(tmp_path / "1" / path.relative_to(tmp_path / "0")),
+    )
+
+    def open_differing(comm: Communicator) -> None:
+        with pytest.raises(JobError, match=r"the checkpoint step-00000001 is not the same on all ranks \(rank 0: \w+,"):
+            open_on_all_ranks(tmp_path / "0", comm, pytest.fail)
+
+    on_ranks(2, open_differing)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hvd_r2n2.comm import Alone, Communicator
+from hvd_r2n2.comm import Alone, Communicator, JobError
 from hvd_r2n2.config import Config, DataConfig
 from hvd_r2n2.data.augment import centre_crop
 from hvd_r2n2.data.dataset import Dataset, open_dataset
@@ -383,6 +383,16 @@ def test_a_report_has_every_figure_in_each_of_its_forms() -> None:
         "test part (4 samples, 1 views, checkpoint of step 7, threshold 0.33 given): IoU 0.4300; the best constant "
         "prediction reaches 0.2100 (means of samples)"
     )
+
+
+def test_ranks_that_measure_other_samples_are_found(dataset: Dataset) -> None:
+    def measure(comm: Communicator) -> None:
+        indices = dataset.test[comm.rank :]  # rank 1 does not see the first of 9
+        message = rf"evaluating 1 view\(s\): 9 records of 7 samples, not one of each of {len(indices)}; every rank must"
+        with pytest.raises(JobError, match=message):
+            evaluate(Blur(), dataset, indices, num_views=1, comm=comm, device=CPU, batch_size=2)
+
+    on_ranks(2, measure)
 
 
 def test_the_validation_part_is_measured_once_and_its_threshold_is_called_its_own(
