@@ -9,7 +9,7 @@ from pathlib import Path
 from hvd_r2n2.comm import connect, run_door
 from hvd_r2n2.common.files import check_can_write, replacing
 from hvd_r2n2.common.standard_error import say
-from hvd_r2n2.config import Config, SplitConfig, to_yaml, with_overrides
+from hvd_r2n2.config import Config, DataConfig, SplitConfig, to_yaml, with_overrides
 from hvd_r2n2.training.checkpoint import Checkpoint
 from hvd_r2n2.training.consistency import check_same_start, code_digest
 from hvd_r2n2.training.data import data_root
@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "the data": dataset.content_digest,
         },
     )
+    _check_data(checkpoint, config, dataset.content_digest)
     model = load_network(checkpoint, device, config.train.dtype)
     result = task.evaluate(checkpoint, model, dataset, chosen, comm, device, report if comm.is_root else None)
     if result is not None:
@@ -194,22 +195,41 @@ def _output_paths(checkpoint: Checkpoint, config: Config, options: argparse.Name
 
 def _differences(checkpoint: Checkpoint, config: Config, options: argparse.Namespace) -> list[str]:
     """Return a word for each thing that makes this another measurement than that of the run itself."""
-    before, now = checkpoint.config.data, config.data
-    is_other_root = _place(now.root) != _place(before.root)
-    is_other_split = _place(now.split) != _place(before.split)
-    is_other_fraction = now.validation_fraction != before.validation_fraction
     candidates = (
         (not is_of_run(checkpoint), f"step-{checkpoint.step:08d}"),
-        (is_other_root, Path(now.root or "").resolve().name),
-        (is_other_split, Path(now.split).stem),
-        (is_other_fraction and not is_other_split, f"validation-{now.validation_fraction}"),
-        (now.categories != before.categories, "-".join(now.categories or ("all",))),
-        (now.skip_models != before.skip_models and not is_other_root, f"without-{len(now.skip_models)}"),
+        *((True, word) for word in _data_differences(checkpoint.config.data, config.data)),
         (options.part != "test", options.part),
         (options.threshold is not None, f"threshold-{options.threshold}"),
         (config.train.dtype != checkpoint.config.train.dtype, config.train.dtype),
     )
     return [word.replace("/", "-") for differs, word in candidates if differs]
+
+
+def _data_differences(before: DataConfig, now: DataConfig) -> list[str]:
+    """Return a word for each setting that makes the samples or their parts others than those of the run."""
+    is_other_root = _place(now.root) != _place(before.root)
+    is_other_split = _place(now.split) != _place(before.split)
+    is_other_fraction = now.validation_fraction != before.validation_fraction
+    candidates = (
+        (is_other_root, Path(now.root or "").resolve().name),
+        (is_other_split, Path(now.split).stem),
+        (is_other_fraction and not is_other_split, f"validation-{now.validation_fraction}"),
+        (now.categories != before.categories, "-".join(now.categories or ("all",))),
+        (now.skip_models != before.skip_models and not is_other_root, f"without-{len(now.skip_models)}"),
+    )
+    return [word for differs, word in candidates if differs]
+
+
+def _check_data(checkpoint: Checkpoint, config: Config, content_digest: str) -> None:
+    """Raise a ValueError if the data of the run itself have changed since: the parts may be others now."""
+    trained_on = checkpoint.state.data_digest
+    if not trained_on or content_digest == trained_on or _data_differences(checkpoint.config.data, config.data):
+        return
+    raise ValueError(
+        f"{data_root(config.data)}: the data are not those that {checkpoint.path} was trained on (models, files or "
+        "parts have changed), so what it was trained on may be in the part that is to be measured; bring them back, "
+        "or if others are meant, name their folder, another one, with --data"
+    )
 
 
 def _place(path: str | None) -> Path | None:

@@ -21,6 +21,7 @@ from hvd_r2n2.config import (
     TrainConfig,
 )
 from hvd_r2n2.data.binvox import read_binvox
+from hvd_r2n2.data.dataset import open_dataset
 from hvd_r2n2.evaluate import main
 from hvd_r2n2.models import create_model
 from hvd_r2n2.training.checkpoint import TrainingState, find_checkpoint, read_checkpoint, write_checkpoint
@@ -143,6 +144,33 @@ def test_a_run_of_some_categories_is_evaluated_on_all(run: Path, tmp_path: Path)
         main([str(tmp_path), "--views", "1", "--no-f-score", *words])
         result = json.loads((tmp_path / f"{name}.json").read_text())["results"][0]
         assert len(result["categories"]) == (3 if words else 1)
+
+
+def test_data_that_changed_since_the_training_are_refused(run: Path, tmp_path: Path) -> None:
+    data, folder = write_tiny_data(tmp_path / "data", 7), tmp_path / "run"
+    config = read_checkpoint(find_checkpoint(run)).config
+    config = replace(config, data=replace(config.data, root=str(data)))
+    digest = open_dataset(config.data, data, 32, lambda text: None).content_digest
+    state = TrainingState(12, 48, 1.0, digest, best_step=12)
+    write_checkpoint(folder / "checkpoints", create_model("3d-gru-1", width=1 / 16, seed=3), {}, state, config)
+    command = [str(folder), "--views", "1", "--no-f-score"]
+    main(command)
+    before = (folder / "evaluation.json").read_bytes()
+    shutil.copytree(data, tmp_path / "copy")
+    for kind in ("ShapeNetVox32", "ShapeNetRendering"):
+        for model in ("box-005", "box-006"):  # box-004 then is in the test part
+            shutil.rmtree(data / kind / CHAIR / model)
+    for words in ([], ["--data", str(data)], ["--part", "validation"]):
+        with pytest.raises(ValueError, match=rf"{data}: the data are not those that .* was trained on .* with --data"):
+            main([*command, *words])
+    assert (folder / "evaluation.json").read_bytes() == before
+    for words in (
+        ["--data", str(tmp_path / "copy")],
+        ["--categories", "car"],
+        ["--set", f"data.skip_models=[{CHAIR}/box-000]"],
+        ["--set", "data.validation_fraction=0.3"],
+    ):
+        main([*command, *words])
 
 
 def test_a_checkpoint_that_is_not_the_run_s_best_leaves_the_run_s_results_alone(run: Path, tmp_path: Path) -> None:
