@@ -173,9 +173,11 @@ def _trial_launch() -> list[Finding]:
     try:
         out, err = process.communicate(timeout=_SELF_TEST_LIMIT_S)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
         return [Finding("2 ranks", "problem", f"no answer within {_SELF_TEST_LIMIT_S} s", remedy)]
+    finally:
+        if process.returncode is None:  # no answer, or this process is to end
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
     line = next((line[line.index("{") :] for line in out.splitlines() if '"is_right"' in line), None)
     if process.returncode or line is None:
         return [Finding("2 ranks", "problem", f"exit code {process.returncode}: {err.strip()[-500:]}", remedy)]
