@@ -250,13 +250,13 @@ class Costs:
         lengths["B"] = program.micro_batches[key.micro_batch]
         if "V" in axes:
             lengths["V"] = program.chunks[key.chunk or 0]
-        maker = program.calls[program.producers[key]].piece
-        if letter := _cut_axis(maker, entry.tensor):
-            lengths[letter] /= maker.parts
+        maker = program.calls[program.producers[key]]
+        if maker.piece.cut == "samples":
+            lengths["B"], lengths["V"] = _own_sizes(program, maker)
+        elif letter := _cut_axis(maker.piece, entry.tensor):
+            lengths[letter] /= maker.piece.parts
         if isinstance(fragment.span, Range):
             lengths[fragment.axis or ""] = fragment.span.length
-        elif isinstance(fragment.span, Share):
-            lengths[fragment.axis or ""] /= fragment.span.parts
         return size.element_bytes * prod(lengths[axis] for axis in axes)
 
 
@@ -266,20 +266,22 @@ def _times(point: Point, runs: int) -> Point:
 
 def work_of(program: Program, call: Call, views: Literal["each", "fold", "none"]) -> tuple[float, int]:
     """Give the work of a stage in a call, and how many times it does it: once a view in a fold, else once."""
-    num_samples = float(program.micro_batches[call.micro_batch])
+    num_samples, num_views = _own_sizes(program, call)
+    if views == "each":
+        return float(num_samples * num_views), 1
+    return float(num_samples), num_views if views == "fold" and not call.piece.is_part else 1
+
+
+def _own_sizes(program: Program, call: Call) -> tuple[int, int]:
+    """Give the samples and views of a call; of one that is cut by samples, those of its device."""
     num_views = sum(program.chunks) if call.chunk is None or call.piece.is_part else program.chunks[call.chunk]
-    if views == "none":
-        return num_samples, 1
-    if views == "fold":
-        return num_samples, 1 if call.piece.is_part else num_views
-    shares = [f for entry in call.inputs for f in entry.fragments if isinstance(f.span, Share) and f.axis in ("B", "V")]
-    if call.piece.cut == "samples" and shares:
-        span = shares[0].span
-        assert isinstance(span, Share)
-        size = int(num_samples) if shares[0].axis == "B" else num_views
-        own = size * (span.part + 1) // span.parts - size * span.part // span.parts
-        return (own * num_views if shares[0].axis == "B" else num_samples * own), 1
-    return num_samples * num_views, 1
+    sizes = {"B": program.micro_batches[call.micro_batch], "V": num_views}
+    if call.piece.cut == "samples":
+        for axis, share in {(f.axis, f.span) for entry in call.inputs for f in entry.fragments}:
+            if axis is not None and isinstance(share, Share):
+                size = sizes[axis]
+                sizes[axis] = size * (share.part + 1) // share.parts - size * share.part // share.parts
+    return sizes["B"], sizes["V"]
 
 
 def measured_parts(program: Program, stages: Sequence[Stage], takes: Mapping[int, Take]) -> dict[Part, PartCosts]:
@@ -329,7 +331,7 @@ def tensor_sizes(program: Program, stages: Iterable[Stage], outputs: Mapping[Key
 
 
 def _cut_axis(piece: Piece, tensor: NamedTensor) -> str | None:
-    """Give the axis along which a piece's outputs are parts; of shares of samples or views, that of samples."""
-    if not piece.is_part:
+    """Give the axis along which a piece's outputs are always parts; not of samples, which a call may have all."""
+    if not piece.is_part or piece.cut == "samples":
         return None
-    return {"planes": "D", "samples": "B"}.get(piece.cut or "", tensor.channel_axis)
+    return "D" if piece.cut == "planes" else tensor.channel_axis

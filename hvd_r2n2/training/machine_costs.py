@@ -41,7 +41,8 @@ class Effort:
     num_runs: int = 3
     """Runs of which the median is taken; with none, only memory is counted and nothing takes time."""
     seconds_a_run: float = 20.0
-    """About how long one may take: it decides on the numbers of samples that are tried (1 and 2 always are)."""
+    """About how long one may take: it decides on the numbers of samples that are tried (1 and 2 always are, and as many
+    as `spatial` needs)."""
     data_parallel: bool = True
     """Whether to measure what data parallelism on all devices at once is like; else it is like the splits."""
 
@@ -107,16 +108,22 @@ class _Bench:
     def sizes(self, effort: Effort) -> tuple[int, ...]:
         """Choose micro-batches to try: 1, 2, 4, … as far as time and samples go, and 1 again.
 
-        The last one shows what is done once a step.
+        The last one shows what is done once a step. Where there are fewer views than devices, one has a sample for each
+        device: `spatial` leaves smaller ones to the first device, and what the others do would stay unknown.
         """
+        num_devices = len(self._workers)
+        is_whole = "spatial" in self._strategies and self._num_views < num_devices
+        fewest = min(num_devices, self._job.num_samples) if is_whole else 1
         if not effort.num_runs:
-            return (1,)
+            return (fewest,)
         first = self._rehearse(unit_program(self._stages, (1,), self._num_views))
         first.run()
         most = max(4.0, effort.seconds_a_run / first.run())  # samples
         sizes = [1]
         while 2 * sizes[-1] <= self._job.num_samples and sum(sizes) + 2 * sizes[-1] + 1 <= most:
             sizes.append(2 * sizes[-1])
+        if sizes[-1] < fewest:
+            sizes.append(fewest)
         return (*sizes, 1)
 
     def costs(self, sizes: tuple[int, ...], effort: Effort) -> Costs:

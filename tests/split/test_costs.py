@@ -241,24 +241,27 @@ def rehearsed(model: nn.Module, stages: tuple[Stage, ...], program: Program, inp
 
 
 PLANS = {
-    "pipeline": Plan("pipeline", 2, ("decoder.block7",), schedule="1f1b"),
-    "pipeline without bubbles": Plan("pipeline", 2, ("decoder.block7",), schedule="zero-bubble"),
-    "pipeline inside the encoder": Plan("pipeline", (2, 2), ("encoder.block3",), schedule="fill-drain"),
-    "kernel": Plan("kernel", 2),
-    "spatial": Plan("spatial", 2),
+    "pipeline": (Plan("pipeline", 2, ("decoder.block7",), schedule="1f1b"), 2),
+    "pipeline without bubbles": (Plan("pipeline", 2, ("decoder.block7",), schedule="zero-bubble"), 2),
+    "pipeline inside the encoder": (Plan("pipeline", (2, 2), ("encoder.block3",), schedule="fill-drain"), 2),
+    "kernel": (Plan("kernel", 2), 2),
+    "spatial": (Plan("spatial", 2), 2),
+    "spatial, views cut": (Plan("spatial", 4), 2),
+    "spatial, the first micro-batch not cut": (Plan("spatial", (1, 3)), 1),
 }
 
 
 @pytest.mark.parametrize("name", PLANS)
 def test_bytes_are_those_of_a_real_step(name: str) -> None:
     model, stages = reconstruction("3d-gru-1")
-    plan, inputs = PLANS[name], reconstruction_inputs(2, 4)
+    plan, num_views = PLANS[name]
+    inputs = reconstruction_inputs(num_views, 4)
     if plan.strategy == "pipeline":
         costs = rehearsed(model, stages, unit_program(stages, (2, 2), 2), inputs)
         apart = rehearsed(model, stages, unit_program(stages, (2, 2), 2, weights_later=True), inputs)
         costs = replace(costs, parts={**costs.parts, **apart.parts})
     else:
-        costs = rehearsed(model, stages, Plan(plan.strategy, 2).program(stages, 2, 4, 2), inputs)
+        costs = rehearsed(model, stages, plan.program(stages, 2, 4, num_views), inputs)
     assert all(parameter.grad is None for parameter in model.parameters()), "a rehearsal leaves no gradients"
     # Inputs of the network are there whether a step runs or not.
     counters = [MemoryCounter([*model.parameters(), *inputs.values()]) for _ in range(2)]
@@ -267,7 +270,7 @@ def test_bytes_are_those_of_a_real_step(name: str) -> None:
         for counter in counters:
             counter.leave_out(leaves)
         result = split.gradients(inputs)
-    played = simulate(plan.program(stages, 2, 4, 2), costs)
+    played = simulate(plan.program(stages, 2, 4, num_views), costs)
     assert played.bytes_moved == result.bytes_moved
     # Costs of a view are a mean: the first one, without a state, is a little cheaper.
     assert played.saved_bytes == pytest.approx([counter.peak_bytes for counter in counters], rel=1e-3)

@@ -18,7 +18,7 @@ from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.models import create_model, voxel_loss_stage
 from hvd_r2n2.split import Plan
 from hvd_r2n2.split.costs import Costs, Machine, Part, PartCosts, Point, TensorSize
-from hvd_r2n2.split.planner import Job, Ranking, rank
+from hvd_r2n2.split.planner import Job, Ranking, Wanted, rank
 from hvd_r2n2.split.rehearsal import unit_program
 from hvd_r2n2.training import planning
 from hvd_r2n2.training.machine_costs import Effort, measure_costs, memory_of
@@ -34,9 +34,9 @@ def config_of(*overrides: str) -> Config:
     return load_config(None, (*TINY, *overrides))
 
 
-def job_of(config: Config, num_ranks: int = 1) -> Job:
+def job_of(config: Config, num_ranks: int = 1, num_devices: int = 2) -> Job:
     model = create_model(config.model.name, width=config.model.width, seed=0)
-    return make_job(config, model, voxel_loss_stage(), 2, num_ranks)
+    return make_job(config, model, voxel_loss_stage(), num_devices, num_ranks)
 
 
 def costs_of(job: Job, half_s: float = 0.6, machine: Machine | None = None, layer_s: float = 1.0) -> Costs:
@@ -272,6 +272,29 @@ def test_measuring_leaves_the_network_as_it_was() -> None:
     )
     assert all(point.forward_s == 0 for cost in only_bytes.parts.values() for point in cost.points)
     assert any(point.saved_bytes > 0 for cost in only_bytes.parts.values() for point in cost.points)
+
+
+@pytest.mark.parametrize("effort", [planning.ONLY_MEMORY, Effort(1, 0.01, data_parallel=False)])
+@pytest.mark.parametrize(("num_devices", "num_views"), [(2, 1), (4, 3)])
+def test_spatial_is_measured_whole_where_views_are_fewer_than_devices(
+    num_devices: int, num_views: int, effort: Effort
+) -> None:
+    config = config_of("train.batch_size=4", f"train.max_views={num_views}")
+    job = job_of(config, num_devices=num_devices)
+    costs = measure_costs(
+        config,
+        job,
+        [CPU] * num_devices,
+        1,
+        strategies=("spatial",),
+        cut=None,
+        schedule=None,
+        ranks_of_host=1,
+        effort=effort,
+        report=lambda text: None,
+    )
+    predictions = rank(job, costs, Wanted(("spatial",), may_stay_whole=False)).predictions
+    assert {one.micro_batches for one in predictions if one.name == "spatial"} == {(4,), (2, 2), (2, 1, 1), (1,) * 4}
 
 
 def test_memory_is_shared_by_ranks_and_logical_devices() -> None:
