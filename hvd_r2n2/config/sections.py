@@ -152,7 +152,11 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How each rank splits the network's layers over its local devices."""
+    """How each rank splits the network's layers over its local devices.
+
+    What is left open is chosen when a run starts and kept in its checkpoints. A resumed run takes the same again,
+    unless this section, the ranks, their devices, train.accumulation, train.recompute or model.form are others now.
+    """
 
     strategy: Literal["none", "pipeline", "kernel", "spatial", "auto"] = "none"
     """`pipeline`: consecutive layers on each device; `kernel`: a part of every layer's output channels on each;

@@ -11,7 +11,7 @@ from hvd_r2n2.models import Network
 from hvd_r2n2.training.engine import Engine, OneDevice
 from hvd_r2n2.training.graphed import GraphedDevice
 from hvd_r2n2.training.placement import Placement
-from hvd_r2n2.training.planning import make_plan
+from hvd_r2n2.training.planning import KeptPlan, make_plan
 from hvd_r2n2.training.split_engine import SplitEngine
 
 
@@ -22,17 +22,19 @@ def build_engine(
     communicator: Communicator,
     placement: Placement,
     report: Callable[[str], None] = lambda text: None,
+    kept: KeptPlan | None = None,
 ) -> Engine:
     """Return an engine for a network that lies on the first device; every rank calls it.
+
+    A plan that the checkpoint to go on from has `kept` is taken again where it was made for the same.
 
     Raises:
         ValueError: the split, or the CUDA graphs, that the settings ask for are not possible.
     """
-    devices, threads = placement.devices, placement.threads_per_device
     plan = None
     if config.split.strategy != "none":
-        plan = make_plan(config, model, loss_stage, devices, threads, communicator, report)
+        plan = make_plan(config, model, loss_stage, placement, communicator, report, kept)
     if plan is None:
         engine = GraphedDevice if config.train.cuda_graphs else OneDevice
         return engine(config, model, loss_stage, communicator)
-    return SplitEngine(config, model, loss_stage, communicator, plan, devices, threads)
+    return SplitEngine(config, model, loss_stage, communicator, plan, placement.devices, placement.threads_per_device)

@@ -2,7 +2,7 @@
 
 checkpoints/step-00000100/   model.safetensors   every weight, by name
                              optimizer.safetensors   its state, by weight and key
-                             state.json          step, samples seen, best so far, versions
+                             state.json          step, samples seen, best so far, the plan of a split
                              config.yaml         the resolved settings
                              manifest.json       size and SHA-256 of each of these; written last
 checkpoints/last -> step-…   the newest
@@ -28,9 +28,10 @@ from safetensors.torch import load_file, save_file
 
 from hvd_r2n2.common.files import read_json
 from hvd_r2n2.common.memory import is_out_of_memory
-from hvd_r2n2.config import Config, load_config, to_yaml
+from hvd_r2n2.config import Config, config_from_mapping, load_config, to_mapping, to_yaml
 from hvd_r2n2.models import Network, load_weights, save_weights
 from hvd_r2n2.training.engine import Engine
+from hvd_r2n2.training.planning import KeptPlan
 from hvd_r2n2.training.spike_guard import SpikeHistory
 
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
@@ -57,6 +58,8 @@ class TrainingState:
     """What the next loss is judged by."""
     num_replaced: int = 0
     """Damaged samples of the run in whose place another one was taken, on all ranks."""
+    plan: KeptPlan | None = None
+    """How the network is split, where the settings leave that open."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(f"{file}: damaged (missing, or not of the size that manifest.json says)")
         if _sha256(file) != entry.get("sha256"):
             raise ValueError(f"{file}: damaged (its SHA-256 is not what manifest.json says)")
-    return Checkpoint(path, load_config(path / "config.yaml"), _read_state(path))
+    config = load_config(path / "config.yaml")
+    return Checkpoint(path, config, _read_state(path, config))
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -242,15 +246,17 @@ def restore(checkpoint: Checkpoint, engine: Engine) -> None:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _read_state(path: Path) -> TrainingState:
+def _read_state(path: Path, config: Config) -> TrainingState:
     values = _read_json(path / "state.json", f"{path} is damaged")
     try:
+        plan = _read_plan(values.pop("plan", None), f"{path}/state.json", config)
         spikes = SpikeHistory(**values.pop("spikes", {}))
-        state = TrainingState(**values, spikes=replace(spikes, losses=tuple(spikes.losses)))
+        state = TrainingState(**values, spikes=replace(spikes, losses=tuple(spikes.losses)), plan=plan)
     except TypeError as error:
         raise ValueError(f"{path}/state.json: written by another version of hvd_r2n2 ({error})") from None
     counts = (state.step, state.samples_seen, state.best_step or 0, state.num_replaced, spikes.in_a_row, spikes.skipped)
-    figures = (state.train_seconds, state.best_score or 0.0, *state.spikes.losses)
+    bubble_share = plan.bubble_share if plan else None
+    figures = (state.train_seconds, state.best_score or 0.0, bubble_share or 0.0, *state.spikes.losses)
     if (
         not all(type(count) is int and count >= 0 for count in counts)
         or not all(type(figure) in (int, float) and math.isfinite(figure) for figure in figures)
@@ -258,6 +264,14 @@ def _read_state(path: Path) -> TrainingState:
     ):
         raise ValueError(f"{path}/state.json: its values are not those of a training run")
     return state
+
+
+def _read_plan(values: Any, source: str, config: Config) -> KeptPlan | None:
+    """Read what is kept of a plan, whose settings are checked together with those of the run."""
+    if values is None:
+        return None
+    plan = KeptPlan(**values)
+    return replace(plan, split=config_from_mapping(to_mapping(config) | {"split": plan.split}, source).split)
 
 
 def _folder_name(step: int) -> str:

@@ -18,7 +18,7 @@ from hvd_r2n2.common.stages import Stage
 from hvd_r2n2.common.wide_linear import WideWork
 from hvd_r2n2.config import Config
 from hvd_r2n2.models import Network
-from hvd_r2n2.split import TaskTime
+from hvd_r2n2.split import Plan, TaskTime
 from hvd_r2n2.training.forward import cut_samples, mean_loss
 from hvd_r2n2.training.optimizer import build_optimizer, set_learning_rate
 
@@ -60,8 +60,8 @@ class Engine(ABC):
     """One a device."""
     averager: GradientAverager
     """Of all that the optimizers move."""
-    predicted_bubble_share: float | None = None
-    """Share of the devices' time that the plan expects to be idle, if it was made from measured times."""
+    plan: Plan | None = None
+    """How its network is split; None: it is not."""
 
     def __init__(self, config: Config, model: Network, communicator: Communicator) -> None:
         self.config, self.model, self.communicator = config, model, communicator

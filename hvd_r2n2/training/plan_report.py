@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,11 +20,15 @@ _MOST_ROWS = 15
 
 def describe(prediction: Prediction) -> str:
     """Say what a candidate is."""
-    plan, count = prediction.plan, len(prediction.micro_batches)
-    words = [prediction.name]
+    return in_words(prediction.name, prediction.plan, prediction.micro_batches)
+
+
+def in_words(name: str, plan: Plan | None, micro_batches: Sequence[int]) -> str:
+    """Say what a plan is, or what has none, with the samples of each micro-batch."""
+    count, words = len(micro_batches), [name]
     if plan is not None and plan.cut:
         words.append(f"cut at {' '.join(plan.cut)}")
-    words.append(f"{_sizes(prediction)} samples in turn" if count > 1 else "the whole batch at once")
+    words.append(f"{_sizes(micro_batches)} samples in turn" if count > 1 else "the whole batch at once")
     if plan is not None and plan.view_chunks > 1:
         words.append(f"views in {plan.view_chunks} chunks")
     if plan is not None and plan.strategy == "pipeline" and count > 1:
@@ -83,7 +87,7 @@ def to_table(ranking: Ranking, title: str) -> Table:
 def _cells(place: int, prediction: Prediction, speed: str) -> Iterator[str]:
     plan = prediction.plan
     is_pipeline = plan is not None and plan.strategy == "pipeline"
-    yield from (str(place), prediction.name, " ".join(plan.cut) if plan else "", _sizes(prediction))
+    yield from (str(place), prediction.name, " ".join(plan.cut) if plan else "", _sizes(prediction.micro_batches))
     yield from (str(plan.view_chunks), plan.schedule) if plan and is_pipeline else ("", "")
     yield from (_seconds(prediction), speed, f"{prediction.bubble:.0%}")
     yield " ".join(_size(device.peak_bytes) for device in prediction.memory) + (
@@ -158,8 +162,8 @@ def _fixed(prediction: Prediction) -> int:
     return max(device.peak_bytes - device.saved for device in prediction.memory)
 
 
-def _sizes(prediction: Prediction) -> str:
-    return " ".join(map(str, prediction.micro_batches))
+def _sizes(micro_batches: Sequence[int]) -> str:
+    return " ".join(map(str, micro_batches))
 
 
 def _misfit(prediction: Prediction) -> str:

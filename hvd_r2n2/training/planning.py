@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.common.stages import Stage
-from hvd_r2n2.config import Config, SplitConfig
+from hvd_r2n2.config import Config, SplitConfig, to_mapping
 from hvd_r2n2.models import Network
 from hvd_r2n2.split import STRATEGIES, Plan
 from hvd_r2n2.split.costs import Costs
-from hvd_r2n2.split.planner import Job, Ranking, Wanted, rank
+from hvd_r2n2.split.planner import ONE_DEVICE, Job, Ranking, Wanted, rank
 from hvd_r2n2.training.machine_costs import Effort, measure_costs
-from hvd_r2n2.training.plan_report import describe, explain
+from hvd_r2n2.training.placement import Placement
+from hvd_r2n2.training.plan_report import chosen_config, describe, explain, in_words
 
 Report = Callable[[str], None]
 
@@ -40,36 +41,60 @@ class Findings:
     ranking: Ranking
 
 
+@dataclass(frozen=True)
+class KeptPlan:
+    """What was chosen, as a checkpoint keeps it: measured again, it might be another plan, which gives other bits."""
+
+    split: SplitConfig
+    """Settings that mean the plan; `none` where one device alone is best."""
+    bubble_share: float | None
+    """Share of the devices' time that is expected to be idle, if the plan was made from measured times."""
+    made_for: Mapping[str, Any]
+    """What it depends on, as plain data: it is taken again only where all of that is the same."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """Give the plan; None: one device alone."""
+        plan = given_plan(self.split)
+        return plan and replace(plan, bubble_share=self.bubble_share)
+
+
 def make_plan(
     config: Config,
     model: Network,
     loss_stage: Stage,
-    devices: Sequence[torch.device],
-    threads_per_device: int,
+    placement: Placement,
     communicator: Communicator,
     report: Report,
+    kept: KeptPlan | None = None,
 ) -> Plan | None:
     """Return the plan that the settings ask for; every rank calls it and gets the same. None: one device alone is best.
 
     What the settings leave open is chosen by rank 0, which measures while the others wait: a pipeline's cut and
-    micro-batches; with `auto`, the strategy. Kernel and spatial have as few micro-batches as memory allows.
+    micro-batches; with `auto`, the strategy. Kernel and spatial have as few micro-batches as memory allows. What
+    the checkpoint to go on from has `kept` is taken again instead, if it was made for the same.
 
     Raises:
         ValueError: what the settings ask for is not possible.
     """
-    job = make_job(config, model, loss_stage, len(devices), communicator.size)
+    job = make_job(config, model, loss_stage, len(placement.devices), communicator.size)
     check_possible(config.split, job)
     given = given_plan(config.split)
     if given is not None:
         return given
 
     def choose() -> Plan | None:
+        if kept is not None and kept.made_for == _made_for(config, placement, communicator.size):
+            plan = kept.plan
+            sizes = plan.sizes(job.num_samples) if plan else (job.num_samples,)
+            report(f"split: {in_words(plan.strategy if plan else ONE_DEVICE, plan, sizes)}, as chosen before")
+            return plan
         is_timed = config.split.strategy in ("auto", "pipeline")
         findings = find_plans(
             config,
             job,
-            devices,
-            threads_per_device,
+            placement.devices,
+            placement.threads_per_device,
             ranks_of_host=communicator.local_size,
             effort=AT_START if is_timed else ONLY_MEMORY,
             report=report if is_timed else _say_nothing,
@@ -83,6 +108,31 @@ def make_plan(
 
     every_s = min(_MOST_SECONDS_BETWEEN_MEETINGS, config.train.stall_timeout_s / _MEETINGS_TO_TIMEOUT)
     return _on_first_rank(choose, communicator, every_s)
+
+
+def keep_plan(config: Config, plan: Plan | None, placement: Placement, num_ranks: int) -> KeptPlan | None:
+    """Return what a checkpoint keeps of the plan that `make_plan` gave; None where the settings say all of it."""
+    if config.split.strategy == "none" or given_plan(config.split) is not None:
+        return None
+    made_for = _made_for(config, placement, num_ranks)
+    return KeptPlan(chosen_config(config, plan).split, plan and plan.bubble_share, made_for)
+
+
+def _made_for(config: Config, placement: Placement, num_ranks: int) -> dict[str, Any]:
+    """Give what a plan depends on and a resumed run may change, as plain data."""
+    devices = placement.devices
+    is_cpu = devices[0].type == "cpu"
+    return {
+        "split": {key: value for key, value in to_mapping(config)["split"].items() if key != "hang_timeout_s"},
+        "ranks": num_ranks,
+        "device": "CPU" if is_cpu else torch.cuda.get_device_name(devices[0]),
+        "threads": placement.threads_per_device if is_cpu else None,
+        "places": [devices.index(device) for device in devices],
+        "model.form": config.model.form,
+        "train.batch_size": config.train.batch_size,
+        "train.accumulation": config.train.accumulation,
+        "train.recompute": config.train.recompute,
+    }
 
 
 def _on_first_rank(job: Callable[[], T], communicator: Communicator, every_s: float) -> T:

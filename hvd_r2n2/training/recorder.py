@@ -98,8 +98,9 @@ class Recorder:
         for number, memory in enumerate(self._engine.memory()):
             own[f"memory/device_{number}_peak_bytes"] = float(memory.peak_bytes)
         figures = over_ranks(self._communicator.all_gather_object(own))
-        if self._engine.predicted_bubble_share is not None:
-            figures["split/bubble_share_predicted"] = self._engine.predicted_bubble_share
+        plan = self._engine.plan
+        if plan is not None and plan.bubble_share is not None:
+            figures["split/bubble_share_predicted"] = plan.bubble_share
         if self._baseline is not None:
             figures["speed/baseline_images_per_s"] = self._times.num_images / self._expected_s
             figures["speed/speedup"] = figures["speed/images_per_s"] / figures["speed/baseline_images_per_s"]

@@ -38,6 +38,7 @@ from hvd_r2n2.training.consistency import (
 from hvd_r2n2.training.evaluation_run import open_on_all_ranks
 from hvd_r2n2.training.loop import Run, train_steps
 from hvd_r2n2.training.placement import Placement, place_rank
+from hvd_r2n2.training.planning import keep_plan
 from hvd_r2n2.training.precision import slow_ranks, weights_dtype
 from hvd_r2n2.training.run_lock import run_lock
 from hvd_r2n2.training.setup import build_model
@@ -217,7 +218,8 @@ def _prepare(
     if not len(dataset.validation):
         log.line("the validation part is empty: no checkpoint will be called the best")
     baseline = _find_baseline(config, placement, communicator, log.line, is_resumed=checkpoint is not None)
-    engine = build_engine(config, model, task.loss_stage(), communicator, placement, log.line)
+    kept = checkpoint and checkpoint.state.plan
+    engine = build_engine(config, model, task.loss_stage(), communicator, placement, log.line, kept)
     if checkpoint is None:
         state = TrainingState(step=0, samples_seen=0, train_seconds=0.0, data_digest=dataset.content_digest)
         broadcast_parameters(communicator, model)
@@ -228,6 +230,7 @@ def _prepare(
         log.line(f"going on from {checkpoint.path.name}")
         for key, before, now in _changes(checkpoint.config, config):
             log.line(f"changed since then: {key} was {before}, is now {now}")
+    state = replace(state, plan=keep_plan(config, engine.plan, placement, communicator.size))
     check_equal(
         communicator, "parameters and optimizer at the start", parameter_digest(model, engine.optimizer_tensors())
     )

@@ -38,7 +38,7 @@ class SplitEngine(Engine):
             ValueError: the plan is not possible for this network, batch or these devices.
         """
         super().__init__(config, model, communicator)
-        self.predicted_bubble_share = plan.bubble_share
+        self.plan = plan
         self._stages = (*model.stages(), loss_stage)
         self._counters = tuple(MemoryCounter(model.parameters()) for _ in devices)
         options = SplitOptions(

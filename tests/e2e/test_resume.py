@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hvd_r2n2.config import SplitConfig, load_config
 from tests.conftest import Launcher
 from tests.short_runs import SIGNALLED, TRAIN, settings
 
@@ -81,6 +82,25 @@ def test_two_ranks_of_which_one_is_killed_end_bit_equal(tiny_data: Path, tmp_pat
     assert resumed.returncode == 0, resumed.stderr
     assert "going on from step-00000004" in resumed.stdout
     assert last_files(run) == last_files(tmp_path / "whole")
+
+
+def test_measured_split_goes_on_as_it_was_chosen(tiny_data: Path, tmp_path: Path, python: Launcher) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    open_split = ("--set", "split.strategy=pipeline", "--set", "log.every_steps=1")
+    done = python(*TRAIN, *arguments(tiny_data), *open_split, "--out", whole)
+    assert done.returncode == 0, done.stderr
+    assert "measuring the layers" in done.stdout
+    shutil.copytree(whole, run, symlinks=True)
+    for step in (6, 8):  # as if it had been killed before
+        shutil.rmtree(run / "checkpoints" / f"step-{step:08d}")
+    resumed = python(*TRAIN, "--resume", "--out", run)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from step-00000004" in resumed.stdout
+    assert re.search(r"^split: pipeline, cut at .*, as chosen before$", resumed.stdout, re.M)
+    assert "measuring the layers" not in resumed.stdout
+    assert last_files(run) == last_files(whole)
+    assert losses(run) == losses(whole)
+    assert load_config(run / "config.yaml").split == SplitConfig("pipeline"), "what was asked for"
 
 
 def test_damaged_newest_checkpoint_is_passed_over(

@@ -13,6 +13,7 @@ import torch
 from hvd_r2n2.comm import Alone, Communicator, JobError
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.models import create_model, voxel_loss_stage
+from hvd_r2n2.split import Plan
 from hvd_r2n2.training import checkpoint as checkpoints
 from hvd_r2n2.training import evaluation_run
 from hvd_r2n2.training.checkpoint import (
@@ -29,6 +30,8 @@ from hvd_r2n2.training.checkpoint import (
 from hvd_r2n2.training.consistency import parameter_digest
 from hvd_r2n2.training.engine import OneDevice
 from hvd_r2n2.training.evaluation_run import open_on_all_ranks
+from hvd_r2n2.training.placement import Placement
+from hvd_r2n2.training.planning import keep_plan
 from tests.thread_ranks import on_ranks
 
 CONFIG = load_config(None, ["model.name=3d-gru-1", "model.width=0.03125", "checkpoint.keep_last=2"])
@@ -61,6 +64,13 @@ def write(folder: Path, step: int, *, best_step: int | None = None) -> OneDevice
     return engine
 
 
+def rewrite_state(path: Path, state: str) -> None:
+    (path / "state.json").write_text(state)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["state.json"] = {"bytes": len(state), "sha256": hashlib.sha256(state.encode()).hexdigest()}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_weights_and_optimizer_come_back_to_the_bit(name: str, tmp_path: Path) -> None:
     config = load_config(None, ["model.name=3d-gru-1", "model.width=0.03125", f"optimizer.name={name}"])
@@ -76,6 +86,22 @@ def test_weights_and_optimizer_come_back_to_the_bit(name: str, tmp_path: Path) -
     move(engine)
     move(other)
     assert digest_of(other) == digest_of(engine)
+
+
+@pytest.mark.parametrize("plan", [None, Plan("pipeline", (5, 14, 5), ("encoder.fc7",), 2, "1f1b", bubble_share=0.125)])
+def test_chosen_plan_comes_back_and_old_checkpoints_have_none(plan: Plan | None, tmp_path: Path) -> None:
+    config = load_config(None, ["model.name=3d-gru-1", "model.width=0.03125", "split.strategy=auto"])
+    kept = keep_plan(config, plan, Placement((torch.device("cpu"),) * 2, 1), 1)
+    path = keep(tmp_path, engine_of(config), TrainingState(1, 24, 2.0, plan=kept), config)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.state.plan == kept
+    assert checkpoint.state.plan is not None
+    assert checkpoint.state.plan.plan == plan
+    assert checkpoint.config == config
+    state = json.loads((path / "state.json").read_text())
+    del state["plan"]
+    rewrite_state(path, json.dumps(state))
+    assert read_checkpoint(path).state == TrainingState(1, 24, 2.0)
 
 
 def test_last_and_best_point_where_they_should_and_old_ones_go(tmp_path: Path) -> None:
@@ -246,6 +272,11 @@ def test_every_rank_reads_the_checkpoint_that_rank_0_has_chosen(
         '{"spikes": {"losses": [1, "x"]}}',
         '{"spikes": {"losses": 7}}',
         '{"spikes": [1]}',
+        '{"plan": 7}',
+        '{"plan": {"split": {}}}',
+        '{"plan": {"split": {"strategy": "sideways"}, "bubble_share": 0.1, "made_for": {}}}',
+        '{"plan": {"split": {"micro_batches": 2}, "bubble_share": 0.1, "made_for": {}}}',
+        '{"plan": {"split": {}, "bubble_share": "x", "made_for": {}}}',
         "[" * 100_000,
         "7",
     ],
@@ -255,10 +286,7 @@ def test_state_that_is_none_is_refused(tmp_path: Path, state: str) -> None:
     path = tmp_path / "step-00000001"
     if state.startswith("{"):
         state = json.dumps(json.loads((path / "state.json").read_text()) | json.loads(state))
-    (path / "state.json").write_text(state)
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["state.json"] = {"bytes": len(state), "sha256": hashlib.sha256(state.encode()).hexdigest()}
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    rewrite_state(path, state)
     with pytest.raises(ValueError, match="state.json"):
         read_checkpoint(path)
 

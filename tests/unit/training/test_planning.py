@@ -22,10 +22,12 @@ from hvd_r2n2.split.planner import Job, Ranking, Wanted, rank
 from hvd_r2n2.split.rehearsal import unit_program
 from hvd_r2n2.training import planning
 from hvd_r2n2.training.machine_costs import Effort, measure_costs, memory_of
+from hvd_r2n2.training.placement import Placement
 from hvd_r2n2.training.plan_report import chosen_config, explain, to_json, to_plan_yaml, to_table
-from hvd_r2n2.training.planning import given_plan, make_job, make_plan, wanted_of
+from hvd_r2n2.training.planning import KeptPlan, given_plan, keep_plan, make_job, make_plan, wanted_of
 
 CPU = torch.device("cpu")
+HERE = Placement((CPU, CPU), 1)
 TINY = ("model.name=3d-gru-1", "model.width=0.0625", "train.batch_size=8", "train.max_views=2")
 T = TypeVar("T")
 
@@ -71,10 +73,17 @@ class Second(Alone):
         return sent
 
 
-def plan_of(config: Config, said: list[str] | None = None, communicator: Alone | None = None) -> Plan | None:
+def plan_of(
+    config: Config,
+    said: list[str] | None = None,
+    communicator: Alone | None = None,
+    placement: Placement = HERE,
+    kept: KeptPlan | None = None,
+) -> Plan | None:
     job = job_of(config)
     lines = [] if said is None else said
-    return make_plan(config, job.model, voxel_loss_stage(), [CPU, CPU], 1, communicator or Alone(), lines.append)  # type: ignore[arg-type]
+    communicator = communicator or Alone()
+    return make_plan(config, job.model, voxel_loss_stage(), placement, communicator, lines.append, kept)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -203,6 +212,62 @@ def test_what_fails_while_measuring_is_raised(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(planning, "measure_costs", measure)
     with pytest.raises(ValueError, match="no such luck"):
         plan_of(config_of("split.strategy=pipeline"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "plan", "words"),
+    [
+        (
+            "pipeline",
+            Plan("pipeline", (1, 4, 3), ("encoder.fc7",), 2, "1f1b", bubble_share=0.125),
+            "pipeline, cut at encoder.fc7, 1 4 3 samples in turn, views in 2 chunks, 1f1b",
+        ),
+        ("kernel", Plan("kernel", 2), "kernel, 4 4 samples in turn"),
+        ("auto", Plan("spatial", 1, bubble_share=0.25), "spatial, the whole batch at once"),
+        ("auto", None, "one device, the whole batch at once"),
+    ],
+)
+def test_plan_that_was_kept_is_taken_again_without_measuring(
+    strategy: str, plan: Plan | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "measure_costs", None)
+    config = config_of(f"split.strategy={strategy}")
+    kept = keep_plan(config, plan, HERE, 1)
+    said: list[str] = []
+    patient = replace(config, split=replace(config.split, hang_timeout_s=9.0))
+    again = plan_of(patient, said, kept=kept)
+    assert again == plan
+    assert (again and again.bubble_share) == (plan and plan.bubble_share)
+    assert said == [f"split: {words}, as chosen before"]
+
+
+@pytest.mark.parametrize(
+    ("override", "placement", "num_ranks"),
+    [
+        ("split.view_chunks=2", HERE, 1),
+        ("split.devices=[cpu:0,cpu:1]", HERE, 1),
+        ("train.batch_size=16", HERE, 1),
+        ("train.accumulation=2", HERE, 1),
+        ("train.recompute=true", HERE, 1),
+        ("model.form=plain", HERE, 1),
+        ("train.seed=0", Placement((CPU, CPU, CPU), 1), 1),
+        ("train.seed=0", Placement((CPU, CPU), 2), 1),
+        ("train.seed=0", HERE, 2),
+    ],
+)
+def test_plan_that_was_kept_for_something_else_is_made_anew(
+    override: str, placement: Placement, num_ranks: int, measured: list[Effort]
+) -> None:
+    before = config_of("split.strategy=pipeline", override)
+    kept = keep_plan(before, Plan("pipeline", 8, ("encoder.fc7",)), placement, num_ranks)
+    assert plan_of(config_of("split.strategy=pipeline"), kept=kept) is not None
+    assert measured == [planning.AT_START]
+
+
+def test_nothing_is_kept_of_a_plan_that_the_settings_say() -> None:
+    assert keep_plan(config_of(), None, HERE, 1) is None
+    config = config_of("split.strategy=kernel", "split.micro_batches=2")
+    assert keep_plan(config, given_plan(config.split), HERE, 1) is None
 
 
 @pytest.mark.parametrize(
