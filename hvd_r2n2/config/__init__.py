@@ -1,6 +1,6 @@
 """Settings: dataclasses with a docstring a field, strict YAML loading and dotted overrides."""
 
-from hvd_r2n2.config.load import load_config, to_mapping, to_yaml, with_overrides
+from hvd_r2n2.config.load import config_from_mapping, load_config, to_mapping, to_yaml, with_overrides
 from hvd_r2n2.config.sections import (
     CheckpointConfig,
     Config,
@@ -23,6 +23,7 @@ __all__ = [
     "OptimizerConfig",
     "SplitConfig",
     "TrainConfig",
+    "config_from_mapping",
     "load_config",
     "to_mapping",
     "to_yaml",

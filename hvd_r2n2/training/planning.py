@@ -115,7 +115,7 @@ def keep_plan(config: Config, plan: Plan | None, placement: Placement, num_ranks
     if config.split.strategy == "none" or given_plan(config.split) is not None:
         return None
     made_for = _made_for(config, placement, num_ranks)
-    return KeptPlan(chosen_config(config, plan).split, plan and plan.bubble_share, made_for)
+    return KeptPlan(chosen_config(config, plan).split, plan.bubble_share if plan else None, made_for)
 
 
 def _made_for(config: Config, placement: Placement, num_ranks: int) -> dict[str, Any]:

@@ -218,7 +218,7 @@ def _prepare(
     if not len(dataset.validation):
         log.line("the validation part is empty: no checkpoint will be called the best")
     baseline = _find_baseline(config, placement, communicator, log.line, is_resumed=checkpoint is not None)
-    kept = checkpoint and checkpoint.state.plan
+    kept = checkpoint.state.plan if checkpoint else None
     engine = build_engine(config, model, task.loss_stage(), communicator, placement, log.line, kept)
     if checkpoint is None:
         state = TrainingState(step=0, samples_seen=0, train_seconds=0.0, data_digest=dataset.content_digest)
