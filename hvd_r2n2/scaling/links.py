@@ -7,9 +7,9 @@ Sources. Rates: NVIDIA's data sheets (NVLink 1 to 4: 80, 150, 300 and 450 GB/s a
 that they print), PCI-SIG (PCIe 3 to 5 with 16 lanes), InfiniBand Trade Association (EDR 100, HDR 200, NDR 400 Gbit/s),
 IEEE 802.3 (10, 25 and 100 Gbit/s). Latencies: what NCCL itself plans with for rings (`hwLat` in `src/graph/tuning.cc`
 of NVIDIA/nccl, version 2.17, protocol Simple: NVLink 3.4, PCI 5.7, network 9.6 µs; 8.4 µs a call) and for trees (28 µs,
-whatever the line). Those of TCP (20 µs more), and all of `shm` and `loopback`, are assumptions, never measured.
-Shares: an assumption, the same 0.8 for everything but TCP, whose 0.54 follows from a published table: see
-`published.py`.
+whatever the line); its faster protocols for small messages are left out. Those of TCP (20 µs more), and all of `shm`
+and `loopback`, are assumptions, never measured. Shares: an assumption, the same 0.8 for everything but TCP, whose 0.54
+follows from a published table: see `published.py`.
 """
 
 from __future__ import annotations
