@@ -112,8 +112,8 @@ class _Bench:
         device: `spatial` leaves smaller ones to the first device, and what the others do would stay unknown.
         """
         num_devices = len(self._workers)
-        is_whole = "spatial" in self._strategies and self._num_views < num_devices
-        fewest = min(num_devices, self._job.num_samples) if is_whole else 1
+        needs_samples = "spatial" in self._strategies and self._num_views < num_devices
+        fewest = min(num_devices, self._job.num_samples) if needs_samples else 1
         if not effort.num_runs:
             return (fewest,)
         first = self._rehearse(unit_program(self._stages, (1,), self._num_views))
