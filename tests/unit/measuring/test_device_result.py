@@ -93,6 +93,16 @@ def test_products_are_timed_by_shape() -> None:
     assert min(seconds.values()) > 0
 
 
+def test_libraries_multiply_the_same() -> None:
+    settings = [f"train.cpu_threads={torch.get_num_threads()}", "train.device=cpu"]
+    runner = MatrixRunner(load_config(None, settings), Alone())
+    assert len(runner._libraries) == 1 + torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    inputs, weight = runner._pairs["1024x4096x1024"]
+    expected = inputs.double() @ weight.double().t()
+    for library in runner._libraries:
+        torch.testing.assert_close(library(inputs, weight).double(), expected, rtol=1e-4, atol=1e-2)
+
+
 def test_products_of_bfloat16_are_as_layers_compute_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_cpu_has_bfloat16", lambda: False)
     settings = [f"train.cpu_threads={torch.get_num_threads()}", "train.device=cpu", "train.dtype=bfloat16"]
