@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hvd_r2n2.common.hardware import bfloat16_hardware
+from hvd_r2n2.common.kept_weights import kept, stays
 
 
 def computing_dtype(inputs: Tensor) -> torch.dtype:
@@ -39,11 +40,12 @@ def product(
     """
     dtype, device = computing_dtype(inputs), inputs.device
     inner = product_dtype(dtype, device)
-    if inner == dtype:
+    if inner == dtype and (weight.dtype == dtype or not stays(weight)):
         return function(inputs, weight, bias, **settings)
     with torch.autocast(device.type, enabled=False):
-        rounded = (None if tensor is None else tensor.to(dtype).to(inner) for tensor in (inputs, weight, bias))
-        return function(*rounded, **settings).to(dtype)
+        own_inputs, own_bias = (None if tensor is None else tensor.to(dtype).to(inner) for tensor in (inputs, bias))
+        own_weight = kept(weight, (dtype, inner), lambda: weight.to(dtype).to(inner))
+        return function(own_inputs, own_weight, own_bias, **settings).to(dtype)
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hvd_r2n2.common.gradient_parts import inputs_come_later, weight_comes_later
+from hvd_r2n2.common.kept_weights import kept, stays
 from hvd_r2n2.common.products import computing_dtype, product_dtype
 from hvd_r2n2.models.kernel_gradients import columns_beside, kernel_gradient, products_are_faster
 
@@ -82,10 +83,8 @@ class _FusedConv(torch.autograd.Function):
         ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, settings: ConvSettings, added: Tensor | None
     ) -> Tensor:
         dtype = computing_dtype(inputs)
-        own_inputs, kernel = inputs.to(dtype), weight.to(dtype)
-        if settings.doubles:
-            kernel = transposed_weight(kernel, settings.groups)
-        inner = product_dtype(dtype, inputs.device)
+        own_inputs, inner = inputs.to(dtype), product_dtype(dtype, inputs.device)
+        kernel = _kernel(weight, own_inputs, inner, settings)
         own_bias, own_added = (None if tensor is None else tensor.to(dtype).to(inner) for tensor in (bias, added))
         compute = _plainly if dtype == torch.float64 else _by_onednn  # which has no float64
         outputs = compute(own_inputs.to(inner), kernel.to(inner), own_bias, settings, own_added).to(dtype)
@@ -124,6 +123,20 @@ class _FusedConv(torch.autograd.Function):
         found = zip((to_inputs, to_weight, to_bias, gradient), ctx.dtypes, strict=True)
         *own, to_added = (None if one is None or dtype is None else one.to(dtype) for one, dtype in found)
         return *own, None, to_added
+
+
+def _kernel(weight: Tensor, inputs: Tensor, inner: torch.dtype, settings: ConvSettings) -> Tensor:
+    """Give the kernel in the type of the inputs; one that is kept as the convolution reads it, in its `inner` type."""
+
+    def make() -> Tensor:
+        kernel = weight.to(inputs.dtype)
+        return transposed_weight(kernel, settings.groups) if settings.doubles else kernel
+
+    if not stays(weight):
+        return make()
+    layout = torch.channels_last if inputs.ndim == 4 else torch.channels_last_3d
+    layout = layout if inputs.is_contiguous(memory_format=layout) else torch.contiguous_format
+    return kept(weight, (inputs.dtype, inner, layout), lambda: make().to(inner, memory_format=layout))
 
 
 def _by_onednn(

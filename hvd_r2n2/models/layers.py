@@ -179,7 +179,12 @@ def channels_last(inputs: Tensor) -> Tensor:
     """
     if inputs.dtype == torch.float64:  # which has no such kernels
         return inputs
-    return inputs.contiguous(memory_format=torch.channels_last if inputs.ndim == 4 else torch.channels_last_3d)
+    laid_out = inputs.contiguous(memory_format=torch.channels_last if inputs.ndim == 4 else torch.channels_last_3d)
+    if len(laid_out) > 1:
+        return laid_out
+    # The stride between samples is of no use where there is one alone, but by it torch's layers see the layout.
+    innermost = laid_out.movedim(1, -1)
+    return innermost.reshape(-1).view(innermost.shape).movedim(-1, 1)
 
 
 def for_each_view(function: Callable[..., Tensor], *inputs_VB: Tensor, options: ReconstructionOptions) -> Tensor:

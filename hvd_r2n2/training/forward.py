@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from hvd_r2n2.common.kept_weights import weights_stay
 from hvd_r2n2.common.stages import Stage, run_stages
 from hvd_r2n2.common.wide_linear import active_work
 from hvd_r2n2.config import Config
@@ -34,11 +35,12 @@ def mean_loss(config: Config, stages: Sequence[Stage], inputs: Mapping[str, Tens
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Have the network in evaluation mode within the block."""
+    """Have the network in evaluation mode within the block, in which no weight may change."""
     was_training = model.training
     model.eval()
     try:
-        yield
+        with weights_stay():
+            yield
     finally:
         model.train(was_training)
 

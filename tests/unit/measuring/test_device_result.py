@@ -103,8 +103,13 @@ def test_libraries_multiply_the_same() -> None:
         torch.testing.assert_close(library(inputs, weight).double(), expected, rtol=1e-4, atol=1e-2)
 
 
-def test_products_of_bfloat16_are_as_layers_compute_them(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _no_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_cpu_has_bfloat16", lambda: False)
+
+
+@pytest.mark.usefixtures("_no_hardware")
+def test_products_of_bfloat16_are_as_layers_compute_them() -> None:
     settings = [f"train.cpu_threads={torch.get_num_threads()}", "train.device=cpu", "train.dtype=bfloat16"]
     runner = MatrixRunner(load_config(None, settings), Alone())
     assert {tensor.dtype for pair in runner._pairs.values() for tensor in pair} == {torch.float32}
@@ -124,3 +129,16 @@ def test_inference_gives_the_logits_of_its_batch_without_gradients() -> None:
     assert seen[0].shape == (16, 2, 32, 32, 32)
     assert seen[0].is_inference()
     assert not runner.model.training
+    runner.close()
+
+
+@pytest.mark.usefixtures("_no_hardware")
+def test_memory_of_inference_counts_converted_weights() -> None:
+    settings = ["model.width=0.05", "train.device=cpu", "train.dtype=bfloat16"]
+    runner = InferenceRunner(load_config(None, [*settings, f"train.cpu_threads={torch.get_num_threads()}"]), Alone())
+    weights = [parameter for parameter in runner.model.parameters() if parameter.ndim > 1]
+    before = runner.memory()[0].weights
+    runner.step(runner.batch(1))
+    assert runner.memory()[0].weights - before == sum(weight.nbytes for weight in weights)
+    runner.close()
+    assert runner.memory()[0].weights == before

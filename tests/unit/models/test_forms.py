@@ -5,7 +5,7 @@ import torch
 
 from hvd_r2n2.common.gradient_parts import inputs_later, weights_later
 from hvd_r2n2.models import REWRITES, create_model, voxel_cross_entropy
-from hvd_r2n2.models.layers import SameConv3d, add_unpooled, convolve_unpooled, unpool
+from hvd_r2n2.models.layers import SameConv3d, add_unpooled, channels_last, convolve_unpooled, unpool
 from hvd_r2n2.models.options import ReconstructionOptions
 
 TOLERANCE = 1e-10
@@ -131,3 +131,20 @@ def test_float32_forms_are_near_and_gradients_contiguous(name: str) -> None:
     for parameter_name, parameter in fast.named_parameters():
         assert parameter.grad is not None
         assert parameter.grad.is_contiguous(), parameter_name
+
+
+@pytest.mark.parametrize("sides", [(5, 4), (3, 5, 4)])
+@pytest.mark.parametrize("num_samples", [1, 2])
+def test_channels_last_is_seen_as_such_also_of_one_sample(num_samples: int, sides: tuple[int, ...]) -> None:
+    for inputs in (
+        torch.randn(num_samples, 6, *sides),
+        torch.randn(num_samples, *sides, 6).movedim(-1, 1),
+        torch.randn(num_samples, 1, *sides, 6).movedim(-1, 2).flatten(0, 1),  # whose first stride may be any
+    ):
+        inputs.requires_grad_()
+        found = channels_last(inputs)
+        layout = torch.channels_last if inputs.ndim == 4 else torch.channels_last_3d
+        assert torch.equal(found, inputs)
+        assert found.stride() == torch.empty(inputs.shape).to(memory_format=layout).stride()
+        (gradient,) = torch.autograd.grad((found * found.detach()).sum(), inputs)
+        assert torch.equal(gradient, inputs)
