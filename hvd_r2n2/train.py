@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.measuring.baseline import ensure_baseline
 from hvd_r2n2.measuring.comparison import Request
-from hvd_r2n2.training.run import check_is_new, train
+from hvd_r2n2.training.run import train
 from hvd_r2n2.training.start_times import StartTimes
 from hvd_r2n2.training.stop_request import StopRequest
 from hvd_r2n2.training.tasks import resolve
@@ -40,12 +41,7 @@ def _train(arguments: argparse.Namespace, config: Config, stop: StopRequest, tim
     communicator = connect(config.horovod)
     out = communicator.broadcast_object(arguments.out or _new_folder(arguments.config))
     times.mark("ranks")
-    if config.log.baseline == "measure":
-        if not arguments.resume:
-            check_is_new(out)
-        config = _with_baseline(config, out, communicator)
-        times.mark("baseline")
-    code = train(config, out, communicator, stop, times, resume=arguments.resume)
+    code = train(config, out, communicator, stop, times, resume=arguments.resume, with_baseline=_with_baseline)
     communicator.close()
     return code
 
@@ -108,11 +104,11 @@ def _with_whole_paths(config: Config) -> Config:
     return replace(config, data=data, log=log, model=replace(model, weights=whole("model.weights", model.weights)))
 
 
-def _with_baseline(config: Config, out: Path, communicator: Communicator) -> Config:
+def _with_baseline(config: Config, out: Path, communicator: Communicator, report: Callable[[str], None]) -> Config:
     """Return the settings that name OUT/baseline.json; on a single rank it is measured where it does not fit."""
     path = out.resolve() / "baseline.json"
     if communicator.size == 1:
-        request = Request(rounds=3, warmup=1, accumulation=None, command=shlex.join(sys.orig_argv), report=print)
+        request = Request(rounds=3, warmup=1, accumulation=None, command=shlex.join(sys.orig_argv), report=report)
         ensure_baseline(path, resolve(config), request)
     elif not path.exists():  # a run that is resumed may have it
         raise ValueError(

@@ -229,8 +229,9 @@ class LogConfig:
     tensorboard: bool = True
     """Write TensorBoard events."""
     baseline: str | None = None
-    """File of `python -m hvd_r2n2.benchmark baseline`, to show the speed-up over one device; `measure` measures it
-    before the run starts. A resumed run that it does not fit goes on without."""
+    """File of `python -m hvd_r2n2.benchmark baseline`, to show the speed-up over one device; a resumed run that it
+    does not fit goes on without. `measure`, on a single rank: baseline.json in the run directory, which is measured
+    before the first step where there is none that fits."""
     trace_step: int | None = None
     """A step of a split whose tasks are written as trace-step-N.json, one row a device, to be opened in Perfetto."""
 

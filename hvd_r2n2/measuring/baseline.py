@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -19,25 +18,29 @@ from hvd_r2n2.measuring.report import heading, now
 from hvd_r2n2.measuring.result import ArmResult, step_s
 from hvd_r2n2.measuring.rounds import choose_accumulation
 from hvd_r2n2.measuring.team import Team
-from hvd_r2n2.telemetry.baseline import Baseline, load_baseline, settings_of, write_baseline
+from hvd_r2n2.telemetry.baseline import Baseline, BaselineError, load_baseline, settings_of, write_baseline
 from hvd_r2n2.training.placement import devices_per_rank
 
 
 def ensure_baseline(path: Path, config: Config, request: Request) -> None:
     """Measure one device into a file, unless it holds a baseline that fits one rank with these settings already.
 
+    What is wrong with one that is replaced is reported.
+
     Raises:
         ValueError: the settings are not possible.
         JobError: the process that measures has failed.
-        OSError: the file cannot be written.
+        OSError: the file is there and cannot be read, or it cannot be written.
     """
     machine = _machine(config, num_ranks=1)
-    with suppress(ValueError, OSError):
+    try:
         load_baseline(path, config, torch.device(machine.device_type), machine.threads)
         return
-    baseline = measure_baseline(config, request)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_baseline(path, baseline)
+    except FileNotFoundError:
+        pass
+    except BaselineError as error:
+        request.report(f"log.baseline: {error.reason}; it is measured again")
+    write_baseline(path, measure_baseline(config, request))
 
 
 def measure_baseline(config: Config, request: Request, num_ranks: int = 1) -> Baseline:

@@ -37,6 +37,15 @@ _ADVICE = (
 )
 
 
+class BaselineError(ValueError):
+    """A file that is no baseline, or one of another machine, other versions or other settings."""
+
+    def __init__(self, reason: str) -> None:
+        """Say `reason` and what to do."""
+        super().__init__(f"{reason} ({_ADVICE})")
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Baseline:
     """Steps of the whole global batch on one device, in its best micro-batches, for each number of views."""
@@ -131,8 +140,8 @@ def load_baseline(path: Path, config: Config, device: torch.device, threads: int
         threads: of each device, if it is a CPU.
 
     Raises:
-        ValueError: it is no baseline, or it was measured on another machine, with other versions or other settings;
-            names every difference.
+        BaselineError: (a ValueError) it is no baseline, or it was measured on another machine, with other versions or
+            other settings; names every difference.
         OSError: it cannot be read.
     """
     baseline = _read(path)
@@ -154,7 +163,7 @@ def load_baseline(path: Path, config: Config, device: torch.device, threads: int
     if missing:
         differences.append(f"views: no times of {', '.join(map(str, missing))}")
     if differences:
-        raise ValueError(f"{path}: this baseline does not fit: {'; '.join(differences)} ({_ADVICE})")
+        raise BaselineError(f"{path}: this baseline does not fit: {'; '.join(differences)}")
     return baseline
 
 
@@ -177,7 +186,7 @@ def _read(path: Path) -> Baseline:
             command=content["command"],
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a baseline: {error!r} ({_ADVICE})") from None
+        raise BaselineError(f"{path}: not a baseline: {error!r}") from None
 
 
 def _first(names: tuple[str, ...]) -> str | None:

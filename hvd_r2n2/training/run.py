@@ -73,11 +73,19 @@ _FREE_KEYS = (
 
 
 def train(
-    config: Config, folder: Path, communicator: Communicator, stop: StopRequest, times: StartTimes, *, resume: bool
+    config: Config,
+    folder: Path,
+    communicator: Communicator,
+    stop: StopRequest,
+    times: StartTimes,
+    *,
+    resume: bool,
+    with_baseline: Callable[[Config, Path, Communicator, Callable[[str], None]], Config],
 ) -> ExitCode:
     """Train in the run directory `folder`, from the newest whole checkpoint there if `resume`; every rank calls it.
 
-    `times` are told once the first step is done.
+    `times` are told once the first step is done. `with_baseline` makes the file that `log.baseline=measure` asks for,
+    and gives the settings that name it; this process does not use its devices yet.
 
     Returns DONE, or STOPPED on every rank if any was asked to stop: there is a checkpoint of that step then.
 
@@ -101,6 +109,10 @@ def train(
         log = stack.enter_context(RunLog(folder, is_root=communicator.is_root, is_under_launcher=communicator.size > 1))
         if resume and checkpoint is None:
             log.line(f"no checkpoint in {folder}: starting at step 0")
+        times.mark("ranks")
+        if config.log.baseline == "measure":
+            config = with_baseline(config, folder, communicator, log.line)
+            times.mark("baseline")
         run, state = _prepare(config, folder, communicator, checkpoint, log, stop, times)
         stack.callback(run.engine.close)
         # Not before all is found to be right: a start that failed can be repeated, and an older run that could not be
@@ -121,7 +133,7 @@ def train(
         return ExitCode.DONE
 
 
-def check_is_new(folder: Path) -> None:
+def _check_is_new(folder: Path) -> None:
     """Raise a ValueError if there is a run in a run directory."""
     if (folder / "config.yaml").exists() or (folder / "checkpoints").exists():
         raise ValueError(f"{folder}: holds a run already (go on with --resume, or choose another --out)")
@@ -136,7 +148,7 @@ def _find_start(config: Config, folder: Path, communicator: Communicator, resume
     found = None
     if communicator.is_root:
         if not resume:
-            check_is_new(folder)
+            _check_is_new(folder)
         newest = find_newest(folder / "checkpoints", lambda text: _say(f"warning: {text}"))
         if newest is not None:
             _check_unchanged(newest.config, config, folder)

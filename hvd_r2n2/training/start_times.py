@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-_PHASES = ("imports", "baseline", "ranks", "data", "network", "first step")
+_PHASES = ("imports", "ranks", "baseline", "data", "network", "first step")
 _STATUS = Path("/proc/self/stat")
 _START_FIELD = 22  # of proc(5), counted from 1
 

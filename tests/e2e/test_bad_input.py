@@ -92,8 +92,8 @@ BAD: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         ["--resume", "--out", "measured", "--set", "evaluation.views=3", "--set", "evaluation.threshold=0.6"],
         ["evaluation.views: the run in measured has 2, not 3; evaluation.threshold: .* has 0.4, not 0.6"],
     ),
-    "resuming to an earlier step": (
-        ["--resume", "--out", "earlier", "--set", "train.steps=1"],
+    "resuming to an earlier step, with another baseline": (
+        ["--resume", "--out", "earlier", "--set", "train.steps=1", "--set", "log.baseline=measure"],
         [r"train.steps: 1, but the run in earlier has done 2 already \(use 2 or more\)"],
     ),
     "baseline for the run directory of an old run": (
@@ -139,6 +139,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path, python: Lau
     assert done.returncode == 0, done.stderr
     for name in ("again", "wider", "measured", "earlier", "baseline", "elsewhere", "foreign", "cut"):
         shutil.copytree(place / OLD, place / name, symlinks=True)
+    (place / "earlier" / "baseline.json").write_text("{}")
     with (place / "elsewhere" / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 3, "train/loss": 0.5}\n')  # of a step after the last checkpoint
     for path in (place / "foreign" / "checkpoints" / "last").resolve().iterdir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -88,7 +89,7 @@ def asked(report: list[str]) -> Request:
     ],
 )
 def test_measured_baseline_fits_the_run_that_it_was_measured_for(overrides: tuple[str, ...], tmp_path: Path) -> None:
-    config = _with_baseline(load_config(None, [*ON_CPU, *overrides]), tmp_path, Alone())
+    config = _with_baseline(load_config(None, [*ON_CPU, *overrides]), tmp_path, Alone(), print)
     assert config.log.baseline == str(tmp_path / "baseline.json")
     resolved = resolve(config)
     placement = place_rank(resolved, Alone(), lambda text: None)
@@ -98,19 +99,37 @@ def test_measured_baseline_fits_the_run_that_it_was_measured_for(overrides: tupl
 def test_a_baseline_that_fits_is_kept_and_another_one_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "baseline.json").write_text("{}")  # of a start that failed
     wide = load_config(None, [*ON_CPU, "model.width=0.5"])
-    for config, teams in ((load_config(None, ON_CPU), 2), (wide, 4), (wide, 4)):
-        _with_baseline(config, tmp_path, Alone())
+    for config, teams, why in (
+        (load_config(None, ON_CPU), 2, r"not a baseline: KeyError\('format'\)"),
+        (wide, 4, r"this baseline does not fit: model\.width: 0\.25 there, 0\.5 here"),
+        (wide, 4, None),
+    ):
+        said: list[str] = []
+        _with_baseline(config, tmp_path, Alone(), said.append)
         assert Quick.count == teams
         content = json.loads((tmp_path / "baseline.json").read_text())
         assert content["settings"]["model.width"] == config.model.width
+        if why is None:
+            assert said == []
+        else:
+            assert re.fullmatch(
+                rf"log\.baseline: {re.escape(str(tmp_path))}/baseline\.json: {why}; it is measured again", said[0]
+            )
+
+
+def test_a_baseline_that_cannot_be_read_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "baseline.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        _with_baseline(load_config(None, ON_CPU), tmp_path, Alone(), print)
+    assert Quick.count == 0
 
 
 def test_several_ranks_do_not_measure_but_may_have_what_one_has_measured(tmp_path: Path) -> None:
     config = load_config(None, ON_CPU)
     with pytest.raises(ValueError, match=r"log\.baseline: measure is for a single rank.* baseline --ranks 2` with the"):
-        _with_baseline(config, tmp_path, Second())
-    named = _with_baseline(config, tmp_path, Alone())
-    assert _with_baseline(config, tmp_path, Second()) == named
+        _with_baseline(config, tmp_path, Second(), print)
+    named = _with_baseline(config, tmp_path, Alone(), print)
+    assert _with_baseline(config, tmp_path, Second(), print) == named
     assert Quick.count == 2
 
 
