@@ -85,12 +85,25 @@ def _words(error: Exception) -> str:
     return str(error)
 
 
+def _open_closed_streams() -> None:
+    """Put the null device where this process was started without a standard stream (`>&-`), which is None then.
+
+    In their order, so that each mostly gets its own number again, and no file of a run does.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
+
+
 def run_door(program: str, main: Callable[[], None]) -> None:
     """Run a command's `main`; any failure ends the whole job with a message and a non-zero exit code.
 
     What a user or the machines can cause is one message; anything else is a fault of ours and comes with its
-    traceback.
+    traceback. A standard stream that is closed is as good as /dev/null.
     """
+    _open_closed_streams()
     try:
         main()
     except (ValueError, OSError, JobError, ImportError) as error:

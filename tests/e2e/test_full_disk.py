@@ -114,7 +114,7 @@ def test_disk_that_is_full_for_all_files_is_named(small_disk: Path, tiny_data: P
     assert re.search(rf"error: {small_disk}/run/[a-z]+\S*: .*No space left on device", done.stderr), done.stderr
 
 
-@pytest.mark.parametrize("output", ["> /dev/full", "2>&1 | head -n 1"])
+@pytest.mark.parametrize("output", ["> /dev/full", "2>&1 | head -n 1", "<&- >&- 2>&-"])
 def test_output_that_is_full_or_closed_does_not_end_training(output: str, tiny_data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shell = ("bash", "-c", f'"$@" {output}; exit ${{PIPESTATUS[0]}}', "bash")

@@ -29,3 +29,13 @@ def test_full_disk_for_the_output_keeps_the_code(full: str, message: str) -> Non
         environment={"PYTHONUNBUFFERED": ""},
     )
     assert (done.returncode, done.stderr) == (ExitCode.INTERRUPTED, message)
+
+
+@pytest.mark.parametrize(
+    ("closed", "message"),
+    [(">&-", "door: interrupted\n"), ("2>&-", ""), ("<&- >&- 2>&-", "")],
+    ids=["output", "error", "all"],
+)
+def test_closed_streams_keep_the_code(closed: str, message: str) -> None:
+    done = run_command(["bash", "-c", f'"$@" {closed}', "bash", sys.executable, "-c", INTERRUPTED])
+    assert (done.returncode, done.stderr) == (ExitCode.INTERRUPTED, message)
