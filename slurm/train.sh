@@ -59,14 +59,18 @@ forward() {
 }
 trap forward USR1
 
-# Each start is noted with the checkpoint that it begins at: after four at the same one a further start would get no
-# further. This is asked before a start, too, since Slurm itself requeues a job that has lost its node.
-start_note() { echo "job $SLURM_JOB_ID from $(readlink "$run/checkpoints/last" || echo step-0)"; }
+# Each start is noted with what it begins at: the checkpoint, and how often the log says how far the data are, with which
+# the next start goes on. After four at the same a further start would get no further. This is asked before a start, too,
+# since Slurm itself requeues a job that has lost its node.
+start_note() {
+  echo "job $SLURM_JOB_ID from $(readlink "$run/checkpoints/last" || echo step-0)," \
+    "$(grep -sE ' (making shapes|decoding models): [0-9,]+ of ' "$run/train.log" | wc -l) lines of data"
+}
 end_if_stuck() {
   local starts
   starts=$(grep -cxF "$(start_note)" "$run/.starts" 2>/dev/null) || return 0
   [ "$starts" -ge 4 ] || return 0
-  say "error: $starts starts in a row have made no new checkpoint, so the job is not started again. --time may be too short" \
+  say "error: $starts starts in a row have made no new checkpoint and decoded no data, so the job is not started again. --time may be too short" \
     "for a start, some steps and a checkpoint, --signal may leave too little of it for a step and a checkpoint, or a node" \
     "fails each time, for lack of memory, say (each start's line names its nodes). Once that is mended, go on with" \
     "RUN=$run sbatch $script …" >&2

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from hvd_r2n2.config import DataConfig
+from hvd_r2n2.data import progress
+from hvd_r2n2.data.dataset import open_dataset
+from hvd_r2n2.telemetry import RunLog
 from tests.conftest import REPOSITORY
 
 SCRIPT = REPOSITORY / "slurm" / "train.sh"
@@ -73,6 +79,21 @@ def test_job_without_a_new_checkpoint_is_requeued_three_times(place: Path) -> No
         assert "--time" in message
         assert "--signal" in message
         assert f"RUN=mine sbatch {SCRIPT} …" in message
+
+
+def test_start_that_decodes_data_counts_as_one_that_gets_on(
+    place: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with RunLog(place / "decoding", is_root=True, is_under_launcher=True) as log:
+        open_dataset(DataConfig(cache_dir=str(place / "cache")), tiny_data, 32, log.line)
+    line_of_this_start = "grep 'decoding models: ' decoding/train.log | sed -n \"$(wc -l < mine/.starts)p\""
+    for _ in range(6):
+        assert start(place, f"{line_of_this_start} >> mine/train.log; exit 85") == (0, "", ["mpirun", "requeue"])
+    for _ in range(3):
+        assert start(place, "exit 85") == (0, "", ["mpirun", "requeue"])
+    assert start(place, "exit 85")[0] == 1
 
 
 def test_job_that_takes_its_node_down_is_not_started_a_fifth_time(place: Path) -> None:
