@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ class DeviceMemory:
     optimizer: int
     """Its state."""
     saved: int
-    """Most that was held for backward at a time."""
+    """Most that was held for backward at a time; a GPU's: most that was allocated besides the above."""
     allocated: int | None = None
     """A GPU's: most that was allocated at a time, whatever for."""
 
@@ -183,24 +183,30 @@ class DeviceMemory:
 def device_memory(
     parameters: Iterable[Tensor],
     optimizers: Iterable[torch.optim.Optimizer],
-    counter: MemoryCounter,
     device: torch.device,
+    counter: MemoryCounter | None = None,
 ) -> DeviceMemory:
-    """Return what is held on a device since the last call, and forget the peak."""
+    """Return what is held on a device since the last call, and forget the peak.
+
+    A GPU needs no `counter`, which costs the host a call for each saved tensor: its allocator knows. With one, it is
+    the counter that says what was saved, as for a part of a GPU, or a CPU.
+    """
     weights = list(parameters)
     states = [state for optimizer in optimizers for state in optimizer.state.values()]
-    saved, allocated = counter.peak_bytes, None
-    counter.reset_peak()
-    if device.type == "cuda":
-        allocated = torch.cuda.max_memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-    return DeviceMemory(
+    found = DeviceMemory(
         weights=_bytes(weights),
         gradients=_bytes(weight.grad for weight in weights),
         optimizer=_bytes(value for state in states for value in state.values()),
-        saved=saved,
-        allocated=allocated,
+        saved=0,
     )
+    if counter is not None:
+        found = replace(found, saved=counter.peak_bytes)
+        counter.reset_peak()
+    elif device.type == "cuda":
+        allocated = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        found = replace(found, saved=max(0, allocated - found.peak_bytes), allocated=allocated)
+    return found
 
 
 def _bytes(tensors: Iterable[Any]) -> int:

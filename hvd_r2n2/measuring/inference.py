@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hvd_r2n2.comm import Communicator
 from hvd_r2n2.common.kept_weights import kept_tensors
-from hvd_r2n2.common.memory import DeviceMemory, MemoryCounter, device_memory
+from hvd_r2n2.common.memory import DeviceMemory, device_memory
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.runner import NO_REPORT, Runner, build_network
 from hvd_r2n2.training.engine import StepReport
@@ -52,7 +52,7 @@ class InferenceRunner(Runner):
         allocated since the last call.
         """
         weights = [*self.model.parameters(), *kept_tensors()]
-        return (device_memory(weights, (), MemoryCounter(), self.placement.devices[0]),)
+        return (device_memory(weights, (), self.placement.devices[0]),)
 
     def close(self) -> None:
         """Let go of the converted weights."""

@@ -131,7 +131,7 @@ class DistributedRunner(Runner):
         self._module = _Loss(config, self.model, loss_stage)
         self._parallel = DistributedDataParallel(self._module)
         self._optimizer = build_optimizer(config.optimizer, self.model.parameters())
-        self._counter = MemoryCounter(self.model.parameters())
+        self._counter = MemoryCounter(self.model.parameters()) if device.type == "cpu" else None
         self._last_gradient = moment(device)
         for parameter in self.model.parameters():
             parameter.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]
@@ -147,7 +147,7 @@ class DistributedRunner(Runner):
         self._optimizer.zero_grad()
         for number, part in enumerate(cut_samples(inputs, self._module.stages, parts), start=1):
             with (
-                self._counter.counting(),
+                self._counter.counting() if self._counter else contextlib.nullcontext(),
                 contextlib.nullcontext() if number == parts else self._parallel.no_sync(),
             ):
                 own = self._parallel(part) / parts
@@ -166,7 +166,7 @@ class DistributedRunner(Runner):
         DDP sends buckets, which hold all gradients a second time.
         """
         parameters = list(self.model.parameters())
-        found = device_memory(parameters, [self._optimizer], self._counter, self.placement.devices[0])
+        found = device_memory(parameters, [self._optimizer], self.placement.devices[0], self._counter)
         return (replace(found, gradients=2 * found.gradients),)
 
     def close(self) -> None:

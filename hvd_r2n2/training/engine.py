@@ -6,6 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,7 +177,8 @@ class OneDevice(Engine):
         self._stages = (*model.stages(), loss_stage)
         self.optimizers = (build_optimizer(config.optimizer, model.parameters()),)
         self.averager = GradientAverager(model.named_parameters(), communicator, by_hooks=self.sends_by_hooks)
-        self._counter = MemoryCounter(model.parameters())
+        is_on_cpu = next(model.parameters()).device.type == "cpu"
+        self._counter = MemoryCounter(model.parameters()) if is_on_cpu else None
 
     def write_back(self) -> None:
         """Do nothing: it is the network's weights that are trained."""
@@ -200,7 +202,7 @@ class OneDevice(Engine):
         load_state(self.optimizers[0], lambda parameter: state_of(tensors, names[id(parameter)]))
 
     def _gradients(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, tuple[TaskTime, ...], int]:
-        with self._counter.counting():
+        with self._counter.counting() if self._counter else nullcontext():
             return self._add_gradients(inputs), (), 0
 
     def _add_gradients(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -221,7 +223,7 @@ class OneDevice(Engine):
     def memory(self) -> tuple[DeviceMemory, ...]:
         """Return the one device's."""
         parameters = self._leaves()
-        return (device_memory(parameters, self.optimizers, self._counter, parameters[0].device),)
+        return (device_memory(parameters, self.optimizers, parameters[0].device, self._counter),)
 
     def _leaves(self) -> list[torch.nn.Parameter]:
         return list(self.model.parameters())

@@ -5,7 +5,6 @@ A step of these networks is some hundred kernels, many of them short; a graph sp
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -127,7 +126,4 @@ class GraphedDevice(OneDevice):
     def _new_gradients(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Replace the gradients; return the mean loss."""
         self.optimizers[0].zero_grad(set_to_none=False)
-        # Saved tensors are counted in the runs before the capture: hooks have no place in a graph.
-        is_captured = torch.cuda.is_current_stream_capturing()
-        with contextlib.nullcontext() if is_captured else self._counter.counting():
-            return self._add_gradients(inputs)
+        return self._add_gradients(inputs)

@@ -40,7 +40,9 @@ class SplitEngine(Engine):
         super().__init__(config, model, communicator)
         self.plan = plan
         self._stages = (*model.stages(), loss_stage)
-        self._counters = tuple(MemoryCounter(model.parameters()) for _ in devices)
+        # A GPU's allocator knows what is held, but does not tell the halves of one apart.
+        are_gpus = devices[0].type == "cuda" and len(set(devices)) == len(devices)
+        self._counters = () if are_gpus else tuple(MemoryCounter(model.parameters()) for _ in devices)
         options = SplitOptions(
             recompute=config.train.recompute,
             hang_timeout_s=config.split.hang_timeout_s,
@@ -102,12 +104,12 @@ class SplitEngine(Engine):
     def memory(self) -> tuple[DeviceMemory, ...]:
         """Return each device's."""
         found = []
-        for device, (place, counter) in enumerate(zip(self.split.devices, self._counters, strict=True)):
+        for device, place in enumerate(self.split.devices):
             leaves = [leaf for shard in self.split.shards for leaf in shard.leaves_on(device)]
             optimizers = [self._optimizer_on[device]] if device in self._optimizer_on else []
-            if self.split.devices.count(place) > 1:
-                place = torch.device("cpu")  # counted: an allocator does not tell halves of a GPU apart
-            found.append(device_memory(leaves, optimizers, counter, place))
+            is_counted = place.type == "cpu" or self.split.devices.count(place) > 1
+            counter = self._counters[device] if is_counted else None
+            found.append(device_memory(leaves, optimizers, place, counter))
         return tuple(found)
 
     def close(self) -> None:

@@ -128,6 +128,7 @@ def test_memory_of_graphs_is_counted_in_every_step(cuda: torch.device) -> None:
     assert first.allocated is not None
     assert second.allocated is not None
     assert second.allocated >= first.allocated >= first.saved
+    assert first.saved == first.allocated - first.weights - first.gradients - first.optimizer
 
 
 def test_command_trains_with_graphs_and_goes_on(tiny_data: Path, tmp_path: Path, python: Launcher) -> None:

@@ -117,7 +117,7 @@ def test_memory_of_a_device_is_weights_gradients_two_moments_and_what_was_saved(
     weights, samples = (4 * 3 + 3) * FLOAT, torch.rand(2, 4)
 
     def held() -> DeviceMemory:
-        return device_memory(linear.parameters(), [optimizer], counter, torch.device("cpu"))
+        return device_memory(linear.parameters(), [optimizer], torch.device("cpu"), counter)
 
     assert held() == DeviceMemory(weights, 0, 0, 0)
     with counter.counting():
@@ -128,6 +128,21 @@ def test_memory_of_a_device_is_weights_gradients_two_moments_and_what_was_saved(
     assert held() == DeviceMemory(weights, weights, with_steps, 0)
     assert held().peak_bytes == 4 * weights + 2 * FLOAT
     assert DeviceMemory(1, 2, 3, 4, allocated=20).peak_bytes == 20
+
+
+def test_a_gpu_is_asked_what_was_allocated_and_only_a_part_of_one_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, linear, counter = torch.device("cuda", 1), nn.Linear(4, 3), MemoryCounter()
+    forgotten: list[torch.device] = []
+    weights = (4 * 3 + 3) * FLOAT
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", {gpu: 1000}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", forgotten.append)
+    with counter.counting():
+        linear(torch.rand(2, 4)).sum().backward()
+    found = device_memory(linear.parameters(), (), gpu)
+    assert found == DeviceMemory(weights, weights, 0, 1000 - 2 * weights, allocated=1000)
+    assert found.peak_bytes == 1000
+    assert forgotten == [gpu]
+    assert device_memory(linear.parameters(), (), gpu, counter) == DeviceMemory(weights, weights, 0, 2 * 4 * FLOAT)
 
 
 def test_kept_memory_brings_no_page_faults() -> None:
