@@ -150,7 +150,7 @@ def read_calibration(path: Path) -> tuple[dict[str, Link], Fusion]:
 
 
 def _link(name: str, found: dict[str, Any]) -> Link:
-    values = {
+    values: dict[str, Any] = {
         key: number(found[key], key, least)
         for key, least in (
             ("latency_s", 0.0),

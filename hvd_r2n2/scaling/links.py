@@ -5,18 +5,20 @@ published rate of the line, in one direction, times the share of it that program
 
 Sources. Rates: NVIDIA's data sheets (NVLink 1 to 4: 80, 150, 300 and 450 GB/s a GPU and direction, half of the "total"
 that they print), PCI-SIG (PCIe 3 to 5 with 16 lanes), InfiniBand Trade Association (EDR 100, HDR 200, NDR 400 Gbit/s),
-IEEE 802.3 (10, 25 and 100 Gbit/s). Latencies: what NCCL itself plans with for rings (`hwLat` in `src/graph/tuning.cc`
-of NVIDIA/nccl, version 2.17, protocol Simple: NVLink 3.4, PCI 5.7, network 9.6 µs; 8.4 µs a call) and for trees (28 µs,
-whatever the line); its faster protocols for small messages are left out. Those of TCP (20 µs more), and all of `shm`
-and `loopback`, are assumptions, never measured. Shares: an assumption, the same 0.8 for everything but TCP, whose 0.54
-follows from a published table: see `published.py`.
+IEEE 802.3 (10, 25 and 100 Gbit/s). Latencies: what NCCL itself plans with (`hwLat` in `src/graph/tuning.cc` of
+NVIDIA/nccl, version 2.17.1). In its protocol Simple: for rings NVLink 3.4, PCI 5.7, network 9.6 µs, and 8.4 µs a call;
+for trees 28 µs, whatever the line. In its protocol LL128, which it uses by itself between V100s, A100s or H100s that
+talk over NVLink: for rings NVLink 1.9, network 4.0 µs, for trees 1.25 and 8.5 µs. Its protocol LL, for the smallest
+messages, is left out. Those of TCP (20 µs more), and all of `shm` and `loopback`, are assumptions, never measured.
+Shares: an assumption, the same 0.8 for everything but TCP, whose 0.54 follows from a published table: see
+`published.py`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from hvd_r2n2.common.names import known_hint
@@ -25,6 +27,19 @@ _SHARE = 0.8
 _TCP_SHARE = 0.54
 _GIGABIT = 1e9 / 8
 _NCCL_CALL_S = 8.4e-6
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Of a message in one of NCCL's protocols."""
+
+    ring_s: float
+    tree_s: float
+
+
+_NVLINK_LL128 = Latencies(1.9e-6, 1.25e-6)
+_RDMA_LL128 = Latencies(4.0e-6, 8.5e-6)
+_TCP_LL128 = Latencies(24e-6, 28.5e-6)
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,12 @@ class Link:
     """Of a message by which ranks agree on what is ready everywhere; None: the latency."""
     tree_latency_s: float | None = None
     """Of a message in NCCL's trees, its first chunk included; None: NCCL does not average over this link."""
+    ll128: Latencies | None = None
+    """In NCCL's protocol LL128; None: NCCL does not use it over this link. `latency_s` and `tree_latency_s` are those
+    of the protocol Simple."""
+    ring_plateau: float = 1.9
+    """Between nodes of devices that talk over this link: how many times its latencies a ring of the protocol Simple
+    takes for all but small sizes. NCCL's factor for GPUs before Hopper; 1.5 for those."""
 
     @property
     def bytes_per_s(self) -> float:
@@ -72,27 +93,31 @@ class Link:
         return (self.latency_s if self.hop_s is None else self.hop_s) * self.turns(at_once)
 
 
-def _nccl(
-    name: str, latency_s: float, line_bytes_per_s: float, share: float = _SHARE, tree_latency_s: float = 28e-6
-) -> Link:
-    return Link(name, latency_s, line_bytes_per_s, share, _NCCL_CALL_S, tree_latency_s=tree_latency_s)
+def _nvlink(name: str, bytes_per_s: float, ll128: Latencies | None = _NVLINK_LL128, ring_plateau: float = 1.9) -> Link:
+    link = _nccl(name, 3.4e-6, bytes_per_s)
+    return replace(link, ll128=ll128, ring_plateau=ring_plateau)
+
+
+def _nccl(name: str, latency_s: float, line_bytes_per_s: float) -> Link:
+    return Link(name, latency_s, line_bytes_per_s, _SHARE, _NCCL_CALL_S, tree_latency_s=28e-6)
 
 
 def _rdma(name: str, gigabits: float) -> Link:
-    return _nccl(name, 9.6e-6, gigabits * _GIGABIT)
+    return replace(_nccl(name, 9.6e-6, gigabits * _GIGABIT), ll128=_RDMA_LL128)
 
 
 def _tcp(name: str, gigabits: float) -> Link:
-    return _nccl(name, 30e-6, gigabits * _GIGABIT, _TCP_SHARE, 48e-6)
+    link = _nccl(name, 30e-6, gigabits * _GIGABIT)
+    return replace(link, share=_TCP_SHARE, tree_latency_s=48e-6, ll128=_TCP_LL128)
 
 
 LINKS = {
     link.name: link
     for link in (
-        _nccl("nvlink1", 3.4e-6, 80e9),
-        _nccl("nvlink2", 3.4e-6, 150e9),
-        _nccl("nvlink3", 3.4e-6, 300e9),
-        _nccl("nvlink4", 3.4e-6, 450e9),
+        _nvlink("nvlink1", 80e9, ll128=None),
+        _nvlink("nvlink2", 150e9),
+        _nvlink("nvlink3", 300e9),
+        _nvlink("nvlink4", 450e9, ring_plateau=1.5),
         _nccl("pcie3", 5.7e-6, 15.75e9),
         _nccl("pcie4", 5.7e-6, 31.5e9),
         _nccl("pcie5", 5.7e-6, 63e9),
@@ -133,6 +158,11 @@ class Cluster:
     def has_trees(self) -> bool:
         """Say whether NCCL averages here, which has trees beside rings."""
         return None not in (self.inside.tree_latency_s, self.between.tree_latency_s)
+
+    @property
+    def has_ll128(self) -> bool:
+        """Say whether NCCL uses its protocol LL128 here."""
+        return None not in (self.inside.ll128, self.between.ll128)
 
     def num_nodes(self, num_devices: int) -> int:
         """Return how many nodes so many devices are on."""
