@@ -11,7 +11,7 @@ from typing import Any
 from hvd_r2n2.comm import find_launcher
 from hvd_r2n2.config import Config, with_overrides
 from hvd_r2n2.measuring.calibration_network import CalibrationRequest, NetworkCalibration, fusion_of
-from hvd_r2n2.measuring.comparison import for_random_batches, without_split
+from hvd_r2n2.measuring.comparison import for_random_batches
 from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.networks import why_not
 from hvd_r2n2.measuring.prediction import measure_layers
@@ -30,6 +30,10 @@ def calibrate(config: Config, request: CalibrationRequest) -> dict[str, Any]:
 
     Steps are predicted from the layers' times of one rank, the link and the number of cores: nothing is fitted to them.
 
+    Args:
+        config: without a split.
+        request: how.
+
     Raises:
         ValueError: the settings are not possible here.
         JobError: a rank has failed.
@@ -37,7 +41,7 @@ def calibrate(config: Config, request: CalibrationRequest) -> dict[str, Any]:
     if find_launcher("mpirun") is None:
         raise ValueError("there is no mpirun (scripts/setup.sh installs it)")
     one = with_overrides(config, ("train.device=cpu", "train.cpu_threads=1"), "--calibrate")
-    config = without_split(for_random_batches(one))[0]
+    config = for_random_batches(one)
     if config.train.accumulation > 1:
         raise ValueError("--calibrate: train.accumulation must be 1")
     variables = sorted(os.environ.keys() & {"HOROVOD_CYCLE_TIME", "HOROVOD_FUSION_THRESHOLD"})
@@ -67,7 +71,7 @@ def calibrate(config: Config, request: CalibrationRequest) -> dict[str, Any]:
         with NetworkCalibration(config, machine, num_views, request, network) as calibration:
             bursts = calibration.bursts()
             links[network], entries = calibration.fit(bursts)
-            polling[network] = calibration.polling(bursts)
+            polling[network] = calibration.polling(bursts, shared.slowdown)
             found["allreduces"] += entries
             found["steps"] += calibration.steps(workload, shared, links[network], polling[network])
     return {

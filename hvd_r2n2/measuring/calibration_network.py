@@ -13,9 +13,10 @@ from hvd_r2n2.common.statistics import Spread
 from hvd_r2n2.config import Config
 from hvd_r2n2.measuring.arms import ONE_DEVICE, ArmSpec
 from hvd_r2n2.measuring.bursts import Burst
+from hvd_r2n2.measuring.comparison import find_disturbed
 from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.networks import check_network, rate_of
-from hvd_r2n2.measuring.result import ArmResult, is_disturbed
+from hvd_r2n2.measuring.result import ArmResult
 from hvd_r2n2.measuring.rounds import measure, started
 from hvd_r2n2.measuring.team import Team
 from hvd_r2n2.scaling.calibration import Point, Polling, Shared, burst_s, fit_link, predict_shared
@@ -97,25 +98,28 @@ class NetworkCalibration:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def bursts(self) -> dict[int, _Bursts]:
+    def bursts(self) -> dict[int, Bursts]:
         """Measure allreduces alone; return them by number of ranks. One rank only computes."""
         arms = [replace(arm, kind="allreduce", bursts=self._bursts) for arm in self._step_arms()]
-        return {result.arm.processes: _Bursts(result) for result in self._measure(arms)}
+        return {result.arm.processes: Bursts(result) for result in self._measure(arms)}
 
-    def polling(self, found: Mapping[int, _Bursts]) -> dict[int, Polling]:
-        """Return, by number of ranks, how much less they compute than as many cores would that have no ranks to ask."""
+    def polling(self, found: Mapping[int, Bursts], slowdown: float) -> dict[int, Polling]:
+        """Return, by number of ranks, how much less they compute than as many cores would that have no ranks to ask.
+
+        By `slowdown` cores are slower where all of them compute, such as hyperthreads of one core: that is no polling.
+        """
         large = [number for number, burst in enumerate(self._bursts) if burst.size >= _LARGE]
         shares = {}
         for count in self._counts:
             own, cores = found[count], min(count, self._machine.num_devices)
             sending = [share for number in large for share in own.lost_shares(number)]
             shares[count] = Polling(
-                looking=max(0.0, 1 - own.work_per_s / (found[1].work_per_s * cores)),
+                looking=max(0.0, 1 - slowdown * own.work_per_s / (found[1].work_per_s * cores)),
                 sending=min(1.0, max(0.0, median(sending))) if sending else 1.0,
             )
         return shares
 
-    def fit(self, found: Mapping[int, _Bursts]) -> tuple[Link, list[dict[str, Any]]]:
+    def fit(self, found: Mapping[int, Bursts]) -> tuple[Link, list[dict[str, Any]]]:
         """Return the link that goes with what was measured, and that beside what the link gives."""
         points = [
             Point(count, burst.count, burst.size, median(own.times_s(number)))
@@ -157,9 +161,7 @@ class NetworkCalibration:
             for count in counts
         }
         entries, results = [], self._measure(self._step_arms())
-        disturbed = is_disturbed(results)
-        if disturbed:
-            self._request.report("warning: other programs used the processors: measure again without")
+        disturbed = find_disturbed(results, self._machine, self._request.report)
         ratio_of_one = predicted[1].step_s / Spread.of(results[0].times_s).median
         for result in results:
             count = result.arm.processes
@@ -204,7 +206,7 @@ class NetworkCalibration:
         ).results
 
 
-class _Bursts:
+class Bursts:
     """The bursts of an arm, by number."""
 
     def __init__(self, result: ArmResult) -> None:
