@@ -22,12 +22,13 @@ from hvd_r2n2.measuring.comparison import for_random_batches
 from hvd_r2n2.measuring.prediction import measure_devices
 from hvd_r2n2.measuring.report import provenance, wide_console
 from hvd_r2n2.measuring.scale_command import scale
+from hvd_r2n2.split.costs import Costs
 from hvd_r2n2.split.drawing import timeline
-from hvd_r2n2.split.planner import rank
+from hvd_r2n2.split.planner import Ranking, rank
 from hvd_r2n2.training.machine_costs import Effort
 from hvd_r2n2.training.placement import Placement, place_rank
 from hvd_r2n2.training.plan_report import explain, to_json, to_plan_yaml, to_table
-from hvd_r2n2.training.planning import Findings, wanted_of
+from hvd_r2n2.training.planning import wanted_of
 from hvd_r2n2.training.step import share_of_batch
 
 _DESCRIPTION = """\
@@ -60,9 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     placement = place_rank(given, Alone(), say)
     effort = Effort(options.measure_steps, options.measure_seconds)
     job, costs = measure_devices(for_random_batches(given), placement, options.ranks, effort, say)
-    findings = Findings(costs, rank(job, costs, wanted_of(given.split)))
-    _show(findings, placement)
-    _write(findings, given, options, shlex.join(["python", "-m", "hvd_r2n2.plan", *words]))
+    ranking = rank(job, costs, wanted_of(given.split))
+    _show(ranking, placement)
+    _write(ranking, costs, given, options, shlex.join(["python", "-m", "hvd_r2n2.plan", *words]))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,25 +92,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show(findings: Findings, placement: Placement) -> None:
+def _show(ranking: Ranking, placement: Placement) -> None:
     """Print the table, the best one's timeline, and the conclusion."""
-    choice = findings.ranking.choice
-    wide_console(160).print(to_table(findings.ranking, f"a step over {', '.join(placement.names)}"))
+    choice = ranking.choice
+    wide_console(160).print(to_table(ranking, f"a step over {', '.join(placement.names)}"))
     print(timeline(choice.tasks, len(choice.memory)))
-    print(explain(findings.ranking))
+    print(explain(ranking))
 
 
-def _write(findings: Findings, given: Config, options: argparse.Namespace, command: str) -> None:
+def _write(ranking: Ranking, costs: Costs, given: Config, options: argparse.Namespace, command: str) -> None:
     if options.out is not None:
         with replacing(options.out) as partial:
             where = f"{find_hardware().text}; {find_versions().text}"
-            text = to_plan_yaml(given, findings.ranking, command, where)
+            text = to_plan_yaml(given, ranking, command, where)
             partial.write_text(text, encoding="utf-8")
         print(f"{options.out}: written; train with --config {options.out}")
     if options.json is not None:
         about = {**provenance(command), "ranks": options.ranks, "settings": to_mapping(given)}
         with replacing(options.json) as partial:
-            partial.write_text(to_json(findings.ranking, findings.costs, about), encoding="utf-8")
+            partial.write_text(to_json(ranking, costs, about), encoding="utf-8")
         print(f"{options.json}: written")
 
 

@@ -16,7 +16,7 @@ from hvd_r2n2.split.planner import Job, predict, predict_whole
 from hvd_r2n2.split.program import spread
 from hvd_r2n2.training.machine_costs import Effort, measure_costs
 from hvd_r2n2.training.placement import Placement, place_rank
-from hvd_r2n2.training.planning import check_possible, given_plan, make_job, wanted_of
+from hvd_r2n2.training.planning import check_possible, given_plan, make_job, measure_splits
 
 _EFFORT = Effort(num_runs=5, seconds_a_run=10.0)
 
@@ -26,13 +26,17 @@ def predict_arms(
 ) -> dict[str, float]:
     """Measure the layers and return the predicted step of every arm whose micro-batches and cut are given, in seconds.
 
-    Arms of Horovod ranks and independent copies are left out: nothing is planned for them.
+    Arms of Horovod ranks and independent copies are left out: nothing is planned for them. No more samples are measured
+    at a time than the largest micro-batch of an arm has, so that what an arm has the memory for is enough.
     """
-    strategies = sorted({arm.config(config).split.strategy for arm in arms} - {"none", "auto"})
-    planned = ("split.strategy=auto", "train.accumulation=1")  # each arm has its own
+    sizes = {arm: given for arm in arms if (given := _micro_batches(arm, config))}
+    if not sizes:
+        return {}
+    strategies = sorted({arm.config(config).split.strategy for arm in sizes} - {"none"})
+    largest = max(max(given) for given in sizes.values())
+    planned = ("split.strategy=auto", f"train.batch_size={largest}", "train.accumulation=1")
     _, job, costs = measure_layers("--predict", planned, config, machine, num_views, strategies, _EFFORT, report)
-    found = {arm.name: _predicted_s(arm, config, job, costs) for arm in arms}
-    return {name: seconds for name, seconds in found.items() if seconds is not None}
+    return {arm.name: _predicted_s(arm, config, job, costs, given) for arm, given in sizes.items()}
 
 
 def measure_devices(
@@ -44,20 +48,9 @@ def measure_devices(
         ValueError: the split of the settings is not possible.
     """
     job = make_job(config, *build_network(config, placement), len(placement.devices), num_ranks)
-    check_possible(config.split, job)
-    wanted = wanted_of(config.split)
-    return job, measure_costs(
-        config,
-        job,
-        placement.devices,
-        placement.threads_per_device,
-        strategies=wanted.strategies,
-        cut=wanted.cut,
-        schedule=wanted.schedule,
-        ranks_of_host=1,
-        effort=effort,
-        report=report,
-    )
+    if config.split.strategy != "none":
+        check_possible(config.split, job)
+    return job, measure_splits(config, job, placement, ranks_of_host=1, effort=effort, report=report)
 
 
 def measure_layers(
@@ -108,14 +101,22 @@ def measure_layers(
     return given, job, costs
 
 
-def _predicted_s(arm: ArmSpec, config: Config, job: Job, costs: Costs) -> float | None:
+def _micro_batches(arm: ArmSpec, config: Config) -> tuple[int, ...]:
+    """Give the samples of each micro-batch on a device, of a split as often as it accumulates; none: not planned."""
     own = arm.config(config)
-    parts = own.train.accumulation
+    samples, parts = own.train.batch_size, own.train.accumulation
     plan = given_plan(own.split)
     if plan is not None:
-        job = replace(job, num_samples=job.num_samples // parts, accumulation=parts)
-        return predict(job, costs, plan).step_s
+        return plan.sizes(samples // parts)
     if own.split.strategy == "none" and arm.kind in ("engine", "ddp"):
-        sizes = spread(job.num_samples // arm.processes, parts)
-        return predict_whole(job, costs, arm.processes, sizes).step_s
-    return None
+        return spread(samples // arm.processes, parts)
+    return ()
+
+
+def _predicted_s(arm: ArmSpec, config: Config, job: Job, costs: Costs, micro_batches: tuple[int, ...]) -> float:
+    own = arm.config(config)
+    samples, parts = own.train.batch_size, own.train.accumulation
+    plan = given_plan(own.split)
+    if plan is not None:
+        return predict(replace(job, num_samples=samples // parts, accumulation=parts), costs, plan).step_s
+    return predict_whole(replace(job, num_samples=samples), costs, arm.processes, micro_batches).step_s

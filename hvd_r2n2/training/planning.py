@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from hvd_r2n2.config import Config, SplitConfig, to_mapping
 from hvd_r2n2.models import Network
 from hvd_r2n2.split import STRATEGIES, Plan
 from hvd_r2n2.split.costs import Costs
-from hvd_r2n2.split.planner import ONE_DEVICE, Job, Ranking, Wanted, rank
+from hvd_r2n2.split.planner import ONE_DEVICE, Job, Wanted, rank
 from hvd_r2n2.training.machine_costs import Effort, measure_costs
 from hvd_r2n2.training.placement import Placement
 from hvd_r2n2.training.plan_report import chosen_config, describe, explain, in_words
@@ -31,14 +31,6 @@ _MOST_SECONDS_BETWEEN_MEETINGS = 20.0
 _MEETINGS_TO_TIMEOUT = 4
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What was measured, and what it says."""
-
-    costs: Costs
-    ranking: Ranking
 
 
 @dataclass(frozen=True)
@@ -90,18 +82,18 @@ def make_plan(
             report(f"split: {in_words(plan.strategy if plan else ONE_DEVICE, plan, sizes)}, as chosen before")
             return plan
         is_timed = config.split.strategy in ("auto", "pipeline")
-        findings = find_plans(
+        costs = measure_splits(
             config,
             job,
-            placement.devices,
-            placement.threads_per_device,
+            placement,
             ranks_of_host=communicator.local_size,
             effort=AT_START if is_timed else ONLY_MEMORY,
             report=report if is_timed else _say_nothing,
         )
-        chosen = findings.ranking.choice
+        ranking = rank(job, costs, wanted_of(config.split))
+        chosen = ranking.choice
         if is_timed:
-            report(f"split: {explain(findings.ranking)}")
+            report(f"split: {explain(ranking)}")
         elif not chosen.fits or len(chosen.micro_batches) > 1:
             report(f"split: {describe(chosen)}, as memory demands")
         return chosen.plan and replace(chosen.plan, bubble_share=chosen.bubble if is_timed else None)
@@ -181,27 +173,16 @@ def make_job(config: Config, model: Network, loss_stage: Stage, num_devices: int
     )
 
 
-def find_plans(
-    config: Config,
-    job: Job,
-    devices: Sequence[torch.device],
-    threads_per_device: int,
-    *,
-    ranks_of_host: int,
-    effort: Effort,
-    report: Report,
-) -> Findings:
-    """Measure on this rank alone and predict what the settings leave open.
-
-    Raises:
-        ValueError: no split that the settings allow is possible for the network.
-    """
+def measure_splits(
+    config: Config, job: Job, placement: Placement, *, ranks_of_host: int, effort: Effort, report: Report
+) -> Costs:
+    """Measure on this rank alone what its layers cost, whole and as the settings allow to split them."""
     wanted = wanted_of(config.split)
-    costs = measure_costs(
+    return measure_costs(
         config,
         job,
-        devices,
-        threads_per_device,
+        placement.devices,
+        placement.threads_per_device,
         strategies=wanted.strategies,
         cut=wanted.cut,
         schedule=wanted.schedule,
@@ -209,12 +190,13 @@ def find_plans(
         effort=effort,
         report=report,
     )
-    return Findings(costs, rank(job, costs, wanted))
 
 
 def wanted_of(split: SplitConfig) -> Wanted:
     """Return what the settings allow."""
-    is_open = split.strategy in ("auto", "none")
+    if split.strategy == "none":
+        return Wanted(strategies=())
+    is_open = split.strategy == "auto"
     wanted = Wanted(micro_batches=split.micro_batch_sizes or split.micro_batches, may_stay_whole=is_open)
     if is_open:
         return wanted

@@ -68,3 +68,24 @@ def test_a_split_step_is_taken_as_many_times_as_its_arm_accumulates() -> None:
     assert predicted_s(PIPELINE, "train.batch_size=8", "train.accumulation=2") == pytest.approx(2 * half_s)
     assert predicted_s(PIPELINE.with_accumulation(2), "train.batch_size=8") == pytest.approx(2 * half_s)
     assert predicted_s(PIPELINE, "train.batch_size=8") < 2 * half_s
+
+
+def test_no_more_samples_are_measured_than_a_micro_batch_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+
+    def measure(config: Any, job: Job, *others: Any, **more: Any) -> Costs:
+        measured.append(job.num_samples)
+        return costs_of(config, job)
+
+    monkeypatch.setattr(prediction, "measure_costs", measure)
+    config = load_config(None, [*TINY, "train.batch_size=8"])
+    for arms, most in (
+        ([ONE.with_accumulation(8), DDP.with_accumulation(2)], 2),
+        ([ONE, PIPELINE], 8),
+        ([PIPELINE], 4),
+    ):
+        assert len(predict_arms(arms, config, MACHINE, 1, lambda text: None)) == len(arms)
+        assert measured.pop() == most
+    ranks = ArmSpec("horovod", kind="horovod", processes=2)
+    assert predict_arms([ranks], config, MACHINE, 1, lambda text: None) == {}
+    assert not measured
