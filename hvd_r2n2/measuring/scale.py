@@ -33,11 +33,13 @@ class Scaling:
 def measure_workload(config: Config, effort: Effort, report: Report) -> Workload:
     """Measure what a step costs here, whole and split as the settings allow, up to the whole batch.
 
+    With CUDA graphs, which are for one device a rank, no split is measured.
+
     Raises:
         ValueError: the settings are not possible here.
     """
     given = for_random_batches(config)
-    if given.split.strategy == "none":
+    if given.split.strategy == "none" and not given.train.cuda_graphs:
         given = replace(given, split=replace(given.split, strategy="auto"))
     placement = place_rank(given, Alone(), report)
     job, costs = measure_devices(given, placement, 1, effort, report)
@@ -77,6 +79,7 @@ def predict(
             "bytes_per_image": workload.bytes_per_image,
             "gradient_bytes": workload.gradient_bytes,
             "split_speedups": dict(workload.split_speedups),
+            "cuda_graphs": workload.cuda_graphs,
         },
         "assumptions": {
             "network": conditions.cluster.assumptions,

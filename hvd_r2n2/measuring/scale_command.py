@@ -27,7 +27,7 @@ from hvd_r2n2.scaling.comparison import Conditions, Storage, parse_ranks
 from hvd_r2n2.scaling.links import find_cluster
 from hvd_r2n2.scaling.overlap import Fusion
 from hvd_r2n2.scaling.published import check
-from hvd_r2n2.scaling.workload import Workload, read_workload, write_workload
+from hvd_r2n2.scaling.workload import GRAPHED, Workload, read_workload, write_workload
 from hvd_r2n2.telemetry.charts import check_picture
 from hvd_r2n2.training.machine_costs import Effort
 
@@ -90,10 +90,12 @@ def scale(words: Sequence[str]) -> None:
     settings = to_mapping(config)
     if options.costs is not None:
         settings = {"horovod": settings["horovod"]}  # the others are not what these costs are of
-    if options.split_speedup is not None and config.train.cuda_graphs:
-        raise ValueError("--split-speedup: train.cuda_graphs is for one device a rank (leave one out)")
+    costs = None if options.costs is None else read_workload(options.costs)
+    if options.split_speedup is not None and (costs or config.train).cuda_graphs:
+        raise ValueError(f"--split-speedup: {GRAPHED} (leave one out)")
     counts, conditions = parse_ranks(options.ranks or "1..4096"), _conditions(config, options)
-    workload = with_speedup(_workload(config, options), _positive(options.split_speedup, "--split-speedup"))
+    speedup = _positive(options.split_speedup, "--split-speedup")
+    workload = with_speedup(costs or _workload(config, options), speedup)
     if options.save_costs is not None:
         write_workload(options.save_costs, workload, provenance(command) | {"settings": settings})
     found = predict(workload, conditions, counts, command, settings)
@@ -170,8 +172,6 @@ def _refuse_split(split: SplitConfig, mode: str) -> None:
 
 
 def _workload(config: Config, options: argparse.Namespace) -> Workload:
-    if options.costs is not None:
-        return read_workload(options.costs)
     if options.device is not None:
         _refuse_split(config.split, "--device")
         return assume_workload(config, options.device, options.device_share)
@@ -230,9 +230,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--algorithm",
         metavar="NAME",
-        help="of the allreduce: ring; tree (NCCL's); hierarchical (which Horovod only does with "
-        "HOROVOD_HIERARCHICAL_ALLREDUCE=1); or what NCCL takes, the faster of ring and tree for each size, and a ring "
-        "where Open MPI averages (best)",
+        help="of the allreduce: ring; tree (NCCL's, in its protocol Simple); hierarchical (which Horovod only does "
+        "with HOROVOD_HIERARCHICAL_ALLREDUCE=1); or what NCCL takes, the fastest of rings and trees and of its "
+        "protocols Simple and LL128 for each size, and a ring where Open MPI averages (best)",
     )
     add("--node-images-per-s", type=float, metavar="X", help="what the loader of a node gives (never too slow)")
     add("--shared-gb-per-s", type=float, metavar="X", help="what the file system gives all nodes (never too slow)")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
@@ -19,7 +17,7 @@ from hvd_r2n2.data.decode import CHANNELS
 from hvd_r2n2.measuring.arithmetic import count_arithmetic, with_counted_form
 from hvd_r2n2.models import Network
 from hvd_r2n2.scaling.overlap import Layer
-from hvd_r2n2.scaling.workload import Profile, Workload
+from hvd_r2n2.scaling.workload import GRAPHED, Profile, Workload
 from hvd_r2n2.split import STRATEGIES
 from hvd_r2n2.split.costs import Costs
 from hvd_r2n2.split.planner import ONE_DEVICE, Job, Wanted, rank
@@ -50,14 +48,13 @@ def measured_workload(config: Config, job: Job, costs: Costs, source: str) -> Wo
     sizes = _sizes(job.num_samples)
     weights_bytes = sum(tensor.numel() * tensor.element_size() for tensor in job.model.parameters())
     machine = costs.machine
-    return replace(
+    workload = replace(
         _empty(config, job),
         source=source,
         profiles=tuple(Profile(size, _layers(config, job, costs, size)) for size in sizes),
         other_s=weights_bytes * (machine.norm_s_per_byte + machine.update_s_per_byte),
-        split_speedups={} if config.train.cuda_graphs else _split_speedups(job, costs, wanted_of(config.split), sizes),
-        split_devices=max(2, job.num_devices),
     )
+    return workload if config.train.cuda_graphs else _with_splits(workload, job, costs, wanted_of(config.split))
 
 
 def counted_workload(config: Config, flops_per_s: float, source: str) -> Workload:
@@ -93,6 +90,8 @@ def _empty(config: Config, job: Job) -> Workload:
         accumulation=train.accumulation,
         images_per_sample=fmean(config.view_counts),
         bytes_per_image=float(_PICTURE_BYTES if model.classifies else _RENDERING_BYTES),
+        why_not_split=GRAPHED if train.cuda_graphs else Workload.why_not_split,
+        cuda_graphs=train.cuda_graphs,
     )
 
 
@@ -142,19 +141,23 @@ def _pieces(config: Config, job: Job) -> list[tuple[str, tuple[int, ...]]]:
     return found
 
 
-def _split_speedups(job: Job, costs: Costs, wanted: Wanted, sizes: Sequence[int]) -> dict[int, float]:
-    """Give, by samples, how much faster than one device the best split wanted is that memory allows.
-
-    None where there is but one device, or no such split is possible.
-    """
-    found = {}
-    for size in sizes if job.num_devices > 1 else ():
-        with suppress(ValueError):  # no split is possible for so few, or none fits
+def _with_splits(workload: Workload, job: Job, costs: Costs, wanted: Wanted) -> Workload:
+    """Give, by samples, how much faster than one device the best split wanted is that memory allows, or why none is."""
+    if job.num_devices == 1:
+        return replace(workload, why_not_split="one device alone was measured (give --split-speedup)")
+    found, why_not = {}, ""
+    for size in (profile.samples for profile in workload.profiles):
+        try:
             predictions = rank(replace(job, num_samples=size, accumulation=1), costs, wanted).predictions
-            one_s = min(one.step_s for one in predictions if one.name == ONE_DEVICE)
-            split_s = min(one.step_s for one in predictions if one.name in STRATEGIES and one.fits)
-            found[size] = one_s / split_s
-    return found
+        except ValueError as error:  # no split is possible, or none for so few
+            why_not = str(error)
+            continue
+        splits = [one.step_s for one in predictions if one.name in STRATEGIES and one.fits]
+        if splits:
+            found[size] = min(one.step_s for one in predictions if one.name == ONE_DEVICE) / min(splits)
+        else:
+            why_not = f"no split of {size} sample(s) fits into the memory that was found (give --split-speedup)"
+    return replace(workload, split_speedups=found, why_not_split=why_not, split_devices=job.num_devices)
 
 
 class _Counted(nn.Module):

@@ -12,8 +12,10 @@ from typing import Any
 from hvd_r2n2.common.files import read_json, replacing
 from hvd_r2n2.scaling.overlap import Layer
 
-VERSION = 1
+VERSION = 2
 _KIND = "hvd_r2n2 step costs"
+GRAPHED = "train.cuda_graphs is for one device a rank"
+"""Why nothing is split then."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,11 @@ class Workload:
     bytes_per_image: float = 0.0
     split_speedups: Mapping[int, float] = field(default_factory=dict)
     """Over one device, of a rank whose layers are split over `split_devices`, by its samples; empty: not known."""
+    why_not_split: str = "what a split gains is not known: measure it here, or give --split-speedup"
+    """What is said where `split_speedups` is empty."""
     split_devices: int = 2
+    cuda_graphs: bool = False
+    """Whether it is of steps with CUDA graphs, which are for one device a rank."""
 
     @property
     def gradient_bytes(self) -> int:
@@ -73,10 +79,10 @@ class Workload:
         """Return how much faster a split rank is with so many samples: the value for the nearest number that is known.
 
         Raises:
-            ValueError: none is known.
+            ValueError: none is known; says why.
         """
         if not self.split_speedups:
-            raise ValueError("what a split gains is not known: measure it here, or give --split-speedup")
+            raise ValueError(self.why_not_split)
         return self.split_speedups[min(self.split_speedups, key=lambda known: (abs(known - samples), known))]
 
 
@@ -162,7 +168,9 @@ def _workload(found: dict[str, Any]) -> Workload:
         images_per_sample=number(found["images_per_sample"], "images_per_sample"),
         bytes_per_image=number(found["bytes_per_image"], "bytes_per_image"),
         split_speedups=speedups,
+        why_not_split=str(found["why_not_split"]),
         split_devices=int(number(found["split_devices"], "split_devices", 1)),
+        cuda_graphs=bool(found["cuda_graphs"]),
     )
 
 

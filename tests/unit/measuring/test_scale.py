@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from hvd_r2n2.scaling.links import find_cluster
 from hvd_r2n2.scaling.overlap import Fusion
 from hvd_r2n2.split.costs import Costs
 from hvd_r2n2.split.planner import ONE_DEVICE, Job, Wanted
-from hvd_r2n2.training import planning
+from hvd_r2n2.training import machine_costs, planning
 
 SMALL = ("--set", "model.width=0.05", "--set", "train.batch_size=2", "--set", "train.max_views=2")
 EFFORT = ("--measure-steps", "1", "--measure-seconds", "1", "--set", "train.device=cpu")
@@ -109,6 +110,33 @@ def test_gain_of_a_split_is_that_of_the_fastest_that_the_settings_allow_and_that
     main(["scale", *SMALL, *EFFORT, *split, "--ranks", "1..2", "--json", str(path)])
     assert json.loads(path.read_text())["workload"]["split_speedups"] == {"1": 1.5, "2": 1.5}
     assert [(one.strategies, one.micro_batches) for one in wanted] == [(("spatial",), 1)] * 2
+
+
+def why_not_split(path: Path, *words: str) -> str:
+    main(["scale", *SMALL, *words, "--ranks", "2", "--json", str(path)])
+    return str(json.loads(path.read_text())["left_out"]["strong, split ranks, 2 device(s)"])
+
+
+def test_costs_with_cuda_graphs_are_of_one_device_and_stay_so_in_their_file(tmp_path: Path) -> None:
+    costs, found = str(tmp_path / "costs.json"), tmp_path / "found.json"
+    graphs = ("--set", "train.cuda_graphs=true", "--measure-steps", "1", "--measure-seconds", "1")
+    assert why_not_split(found, *graphs, "--save-costs", costs) == "train.cuda_graphs is for one device a rank"
+    content = json.loads(found.read_text())["workload"]
+    assert re.match(r"measured on (cpu|cuda):0 of .*, without CUDA graphs$", content["source"])
+    assert content["cuda_graphs"]
+    for words in (("--costs", costs), (*SMALL, *graphs)):
+        with pytest.raises(ValueError, match=r"--split-speedup: train\.cuda_graphs is for one device a rank"):
+            main(["scale", *words, "--split-speedup", "1.5"])
+    main(["scale", "--costs", costs, "--ranks", "2", "--json", str(found)])
+    left_out = json.loads(found.read_text())["left_out"]
+    assert left_out["strong, split ranks, 2 device(s)"] == "train.cuda_graphs is for one device a rank"
+
+
+def test_why_no_split_is_predicted_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "found.json"
+    assert why_not_split(path, "--device", "h100").startswith("what a split gains is not known: measure it here, or")
+    monkeypatch.setattr(machine_costs, "memory_of", lambda devices, ranks_of_host: (1, True))
+    assert why_not_split(path, *EFFORT).startswith("no split of 2 sample(s) fits into the memory that was found (give")
 
 
 def test_settings_that_costs_of_a_file_do_not_go_by_are_refused(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_files_that_are_not_costs_are_named(tmp_path: Path) -> None:
     write_workload(path, WORKLOAD, {})
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"version": 99}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"version 99 .*this is version 1"):
+    with pytest.raises(ValueError, match=r"version 99 .*this is version 2"):
         read_workload(path)
     content["workload"]["profiles"][0]["layers"][0]["forward_s"] = -1
     path.write_text(json.dumps(content), encoding="utf-8")
