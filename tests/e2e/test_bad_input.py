@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from PIL import Image
 
 from hvd_r2n2.training.checkpoint import read_checkpoint
 from tests.conftest import Launcher
+from tests.doors import forking
 from tests.mounts import mount
 from tests.short_runs import TRAIN, settings
 from tests.tiny_data import write_tiny_data
@@ -157,18 +157,16 @@ def contents(*folders: Path) -> dict[Path, bytes]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(place: Path, tiny_data: Path, python: Launcher) -> dict[str, subprocess.CompletedProcess[str]]:
-    """What all commands of BAD said, two at a time; a failure must leave what there was."""
+def outcomes(place: Path, tiny_data: Path) -> dict[str, subprocess.CompletedProcess[str]]:
+    """What all commands of BAD said; a failure must leave what there was."""
     before = contents(place)
 
-    def run(what: str) -> subprocess.CompletedProcess[str]:
-        words = BAD[what][0]
-        new = [] if {"--out", "--resume"} & set(words) else ["--out", "new/" + what.replace(" ", "-")]
-        data = [] if "--resume" in words else [*settings(tiny_data), *SHORT]
-        return python(*TRAIN, *data, *words, *new, cwd=place)
-
-    with ThreadPoolExecutor(2) as executor:
-        outcomes = dict(zip(BAD, executor.map(run, BAD), strict=True))
+    outcomes = {}
+    with forking("hvd_r2n2.train") as train:
+        for what, (words, _) in BAD.items():
+            new = [] if {"--out", "--resume"} & set(words) else ["--out", "new/" + what.replace(" ", "-")]
+            data = [] if "--resume" in words else [*settings(tiny_data), *SHORT]
+            outcomes[what] = train(*data, *words, *new, cwd=place)
     after = contents(place)
     for path, content in before.items():
         kept = after[path][: len(content)] if path.name == "train.log" else after[path]

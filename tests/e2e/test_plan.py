@@ -6,12 +6,14 @@ No figure is compared with another one: the machine that tests run on may be bus
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hvd_r2n2.config import load_config
 from tests.conftest import Launcher
+from tests.doors import forking
 
 TINY = (
     *("--set", "model.name=3d-gru-1", "--set", "model.width=0.0625", "--set", "train.device=cpu"),
@@ -19,6 +21,13 @@ TINY = (
     *("--measure-steps", "1", "--measure-seconds", "1"),
 )
 PLAN = ("-m", "hvd_r2n2.plan", *TINY)
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Launcher]:
+    """Run short commands of plan."""
+    with forking("hvd_r2n2.plan") as run:
+        yield run
 
 
 def test_plan_and_train(python: Launcher, tiny_data: Path, tmp_path: Path) -> None:
@@ -90,8 +99,8 @@ def test_a_network_without_a_volume_has_no_spatial_split(python: Launcher) -> No
         (("--ranks", "two"), "argument --ranks: two is not possible (a whole number, 1 or more)"),
     ],
 )
-def test_mistakes_are_said_before_anything_is_measured(python: Launcher, words: tuple[str, ...], message: str) -> None:
-    result = python(*PLAN, *words)
+def test_mistakes_are_said_before_anything_is_measured(forked: Launcher, words: tuple[str, ...], message: str) -> None:
+    result = forked(*TINY, *words)
     assert result.returncode != 0
     assert message in result.stderr
     assert "measuring" not in result.stderr

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hvd_r2n2.prepare import main
 from tests.conftest import Launcher
+from tests.doors import forking
 
 SHAPES = (sys.executable, "-m", "hvd_r2n2.prepare", "shapes", "--categories", "car", "lamp", "--out")
 
@@ -95,6 +97,13 @@ def test_an_interrupt_leaves_nothing_half_made(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("ShapeNetRendering/*/*"))) == len(list(tmp_path.glob("ShapeNetVox32/*/*")))
 
 
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Launcher]:
+    """Run short commands of prepare."""
+    with forking("hvd_r2n2.prepare") as run:
+        yield run
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -105,9 +114,9 @@ def test_an_interrupt_leaves_nothing_half_made(tmp_path: Path) -> None:
         (["--out", "{tmp}/out", "--models-per-category", "1", "--resolution", "9999"], "it must be 2 to 512"),
     ],
 )
-def test_errors_are_one_line_and_a_status(tmp_path: Path, arguments: list[str], message: str, python: Launcher) -> None:
+def test_errors_are_one_line_and_a_status(tmp_path: Path, arguments: list[str], message: str, forked: Launcher) -> None:
     (tmp_path / "file").write_text("")
-    done = python("-m", "hvd_r2n2.prepare", "shapes", *(word.format(tmp=tmp_path) for word in arguments))
+    done = forked("shapes", *(word.format(tmp=tmp_path) for word in arguments))
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("hvd_r2n2.prepare: error: ")
