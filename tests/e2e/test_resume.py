@@ -103,15 +103,10 @@ def test_measured_split_goes_on_as_it_was_chosen(tiny_data: Path, tmp_path: Path
     assert load_config(run / "config.yaml").split == SplitConfig("pipeline"), "what was asked for"
 
 
-def test_damaged_newest_checkpoint_is_passed_over(
-    uninterrupted: Path, tiny_data: Path, tmp_path: Path, python: Launcher
-) -> None:
+def test_damaged_newest_checkpoint_is_passed_over(uninterrupted: Path, tmp_path: Path, python: Launcher) -> None:
     run = tmp_path / "run"
-    first = python(
-        *TRAIN, *arguments(tiny_data), "--set", "train.steps=6", "--set", "optimizer.schedule=constant", "--out", run
-    )
-    assert first.returncode == 0, first.stderr
-    damaged = run / "checkpoints" / "step-00000006" / "model.safetensors"
+    shutil.copytree(uninterrupted, run, symlinks=True)
+    damaged = run / "checkpoints" / f"step-{STEPS:08d}" / "model.safetensors"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
@@ -121,7 +116,8 @@ def test_damaged_newest_checkpoint_is_passed_over(
         f"warning: {damaged}: damaged (its SHA-256 is not what manifest.json says); trying the one before"
         in resumed.stdout
     )
-    assert "going on from step-00000004" in resumed.stdout
+    assert "going on from step-00000006" in resumed.stdout
+    assert last_files(run) == last_files(uninterrupted)
 
 
 def test_damaged_best_checkpoint_is_passed_over_by_the_commands_that_use_one(
@@ -174,16 +170,18 @@ def test_resumed_run_says_once_which_settings_have_changed(
     assert re.findall(r" changed since then: (.*)$", log, re.MULTILINE) == said
 
 
-def test_resumed_run_may_not_go_on_with_other_data(tiny_data: Path, tmp_path: Path, python: Launcher) -> None:
-    data, run = tmp_path / "data", tmp_path / "run"
+def test_resumed_run_may_not_go_on_with_other_data(
+    uninterrupted: Path, tiny_data: Path, tmp_path: Path, python: Launcher
+) -> None:
+    data = tmp_path / "data"
     shutil.copytree(tiny_data, data, ignore=shutil.ignore_patterns("hvd_r2n2_cache"))
-    first = python(*TRAIN, *arguments(data), "--set", "train.steps=2", "--out", run)
-    assert first.returncode == 0, first.stderr
     for folder in ("ShapeNetVox32", "ShapeNetRendering"):
         shutil.rmtree(data / folder / "02691156")
-    resumed = python(*TRAIN, "--resume", "--out", run, "--set", "train.steps=4")
+    before = last_files(uninterrupted)
+    resumed = python(*TRAIN, "--resume", "--out", uninterrupted, "--set", f"data.root={data}")
     assert resumed.returncode == 1
     assert "--resume: the data are not those that" in resumed.stderr
+    assert last_files(uninterrupted) == before
 
 
 def test_second_process_may_not_train_in_the_same_folder(tiny_data: Path, tmp_path: Path, python: Launcher) -> None:
