@@ -112,14 +112,14 @@ def test_calibration_measures_ranks_and_its_links_can_be_used(
 ) -> None:
     out, again = tmp_path / "calibration.json", tmp_path / "scale.json"
     scale = ("-m", "hvd_r2n2.plan", "scale", *TINY)
-    short = ("--ranks", "2", "--networks", "memory", "--rounds", "2", "--warmup", "1", "--largest-mib", "1")
+    short = ("--ranks", "2", "--networks", "memory", "--rounds", "2", "--warmup", "1", "--largest-mib", "16")
     done = python(*scale, "--set", "horovod.cycle_time_ms=2", "--calibrate", *short, "--json", out)
     assert done.returncode == 0, done.stdout + done.stderr
     content = json.loads(out.read_text(encoding="utf-8"))
     assert content.keys() >= {"command", "hardware", "versions", "settings", "date"}
     assert content["left_out"] == {}
     assert content["fusion"] == {"threshold_bytes": 0, "cycle_s": 0.002}
-    assert {entry["bytes"] for entry in content["allreduces"]} == {2**12, 2**16, 2**20}
+    assert {entry["bytes"] for entry in content["allreduces"]} == {2**12, 2**16, 2**20, 2**22, 2**24}
     assert [entry["ranks"] for entry in content["steps"]] == [1, 2]
     for entries, model in ((content["allreduces"], "fitted_s"), (content["steps"], "predicted_s")):
         for entry in entries:
