@@ -290,6 +290,8 @@ class _Planner:
     def predict(self, plan: Plan) -> Prediction:
         """Give what a plan comes to."""
         job = self._job
+        if plan.strategy != "pipeline" and job.num_devices == 1:
+            raise ValueError(f"{plan.strategy} split over 1 device: there is nothing to share (use 2 devices or more)")
         sizes = plan.sizes(job.num_samples)
         programs = [plan.program(job.stages, job.num_devices, job.num_samples, views) for views in job.view_counts]
         return self._predict(plan.strategy, plan, sizes, programs)

@@ -153,7 +153,7 @@ class _Bench:
         if "pipeline" in self._strategies and self._schedule in (None, "zero-bubble"):
             yield _WEIGHTS_LATER, unit_program(self._stages, sizes, self._num_views, weights_later=True)
         for strategy in self._strategies:
-            if strategy != "pipeline":
+            if strategy != "pipeline" and len(self._workers) > 1:
                 # Whoever ranks the strategies says why one is not.
                 with suppress(ValueError):
                     yield strategy, self._program(Plan(strategy, sizes))

@@ -209,6 +209,17 @@ def test_what_is_not_possible_is_said() -> None:
     assert "has no volume" in ranking.impossible["spatial"]
 
 
+def test_one_device_has_nothing_to_share() -> None:
+    model = Chain(2)
+    job, costs = job_of(model, 4, num_devices=1), costs_of(model.stages(), {"a0": 1.0, "a1": 1.0})
+    ranking = rank(job, costs)
+    assert ranking.impossible.keys() == {"kernel", "spatial"}
+    assert {one.name for one in ranking.predictions} == {ONE_DEVICE, "pipeline"}
+    message = r"^kernel split over 1 device: there is nothing to share \(use 2 devices or more\)$"
+    with pytest.raises(ValueError, match=message):
+        rank(job, costs, Wanted(("kernel",)))
+
+
 def test_wishes_are_kept() -> None:
     model = Chain(4)
     costs = costs_of(model.stages(), {f"a{number}": 1.0 for number in range(4)})

@@ -18,6 +18,7 @@ from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.models import create_model, voxel_loss_stage
 from hvd_r2n2.split import Plan
 from hvd_r2n2.split.costs import Costs, Machine, Part, PartCosts, Point, TensorSize
+from hvd_r2n2.split.network import STRATEGIES
 from hvd_r2n2.split.planner import Job, Ranking, Wanted, rank
 from hvd_r2n2.split.rehearsal import unit_program
 from hvd_r2n2.training import planning
@@ -360,6 +361,26 @@ def test_spatial_is_measured_whole_where_views_are_fewer_than_devices(
     )
     predictions = rank(job, costs, Wanted(("spatial",), may_stay_whole=False)).predictions
     assert {one.micro_batches for one in predictions if one.name == "spatial"} == {(4,), (2, 2), (2, 1, 1), (1,) * 4}
+
+
+def test_one_device_is_measured_without_parts() -> None:
+    config = config_of("train.batch_size=4", "train.max_views=2")
+    job = job_of(config, num_devices=1)
+    costs = measure_costs(
+        config,
+        job,
+        [CPU],
+        1,
+        strategies=STRATEGIES,
+        cut=None,
+        schedule=None,
+        ranks_of_host=1,
+        effort=Effort(1, 0.01),
+        report=lambda text: None,
+    )
+    ranking = rank(job, costs)
+    assert {one.name for one in ranking.predictions} == {"one device", "pipeline"}
+    assert ranking.impossible.keys() == {"kernel", "spatial"}
 
 
 def test_memory_is_shared_by_ranks_and_logical_devices() -> None:
