@@ -27,7 +27,7 @@ from hvd_r2n2.training.tasks import resolve
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a subcommand."""
+    """Run a subcommand; what it found goes to files first, and in any case to standard output."""
     options = _parser().parse_args(arguments)
     if launch_facts().size > 1:
         raise ValueError("the benchmark starts its own ranks: start it without mpirun, horovodrun or srun")
@@ -52,18 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.subcommand == "device":
         names = None if options.arms is None else options.arms.split(",")
         device = compare_device(config, request, names, options.arm, _parts(options.only))
-        print_device_tables(device.title, device.content)
-        if options.json is not None:
-            write_json(options.json, device.content)
-        if options.picture is not None:
-            draw_device(options.picture, device.title, device.content)
+        try:
+            if options.json is not None:
+                write_json(options.json, device.content)
+            if options.picture is not None:
+                draw_device(options.picture, device.title, device.content)
+        finally:
+            print_device_tables(device.title, device.content)
     elif options.subcommand == "split":
         names = None if options.arms is None else options.arms.split(",")
-        found = compare_splits(config, request, names, options.arm)
-        _show(found, options)
-        if options.traces is not None:
-            for path in write_traces(options.traces, found.results):
-                print(f"{path}: a step for https://ui.perfetto.dev")
+        _show(compare_splits(config, request, names, options.arm), options)
     else:
         _show(compare_ranks(config, request), options)
 
@@ -74,11 +72,13 @@ def _command(words: Sequence[str]) -> str:
 
 def _data(config: Config, options: argparse.Namespace, words: Sequence[str]) -> None:
     content = measure_data(config, DataRequest(options.rounds, options.seconds, _command(words), say))
-    print_rates(content)
-    if options.json is not None:
-        write_json(options.json, content)
-    if options.picture is not None:
-        draw_rates(options.picture, content)
+    try:
+        if options.json is not None:
+            write_json(options.json, content)
+        if options.picture is not None:
+            draw_rates(options.picture, content)
+    finally:
+        print_rates(content)
 
 
 def _parts(chosen: str | None) -> list[Part]:
@@ -92,11 +92,16 @@ def _parts(chosen: str | None) -> list[Part]:
 
 def _show(found: Comparison, options: argparse.Namespace) -> None:
     is_ranks, content = options.subcommand == "ranks", found.content
-    print_table(found.title, content["arms"], content["left_out"], ranks=is_ranks)
-    if options.json is not None:
-        write_json(options.json, content)
-    if options.picture is not None:
-        draw(options.picture, found.title, content["arms"], found.results)
+    try:
+        if options.json is not None:
+            write_json(options.json, content)
+        if options.picture is not None:
+            draw(options.picture, found.title, content["arms"], found.results)
+        if not is_ranks and options.traces is not None:
+            for path in write_traces(options.traces, found.results):
+                say(f"{path}: a step for https://ui.perfetto.dev")
+    finally:
+        print_table(found.title, content["arms"], content["left_out"], ranks=is_ranks)
 
 
 def _parser() -> argparse.ArgumentParser:

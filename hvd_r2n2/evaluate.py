@@ -9,6 +9,7 @@ from pathlib import Path
 from hvd_r2n2.comm import connect, run_door
 from hvd_r2n2.common.files import check_can_write, replacing
 from hvd_r2n2.common.standard_error import say
+from hvd_r2n2.common.standard_output import show
 from hvd_r2n2.config import Config, DataConfig, SplitConfig, to_yaml, with_overrides
 from hvd_r2n2.training.checkpoint import Checkpoint
 from hvd_r2n2.training.consistency import check_same_start, code_digest
@@ -80,11 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = load_network(checkpoint, device, config.train.dtype)
     result = task.evaluate(checkpoint, model, dataset, chosen, comm, device, report if comm.is_root else None)
     if result is not None:
-        print(result.to_text(), flush=True)
-        for path, text in ((json_path, result.to_json()), (csv_path, result.to_csv())):
-            with replacing(path) as partial:
-                partial.write_text(text, encoding="utf-8")
-            say(f"wrote {path}")
+        try:
+            for path, text in ((json_path, result.to_json()), (csv_path, result.to_csv())):
+                with replacing(path) as partial:
+                    partial.write_text(text, encoding="utf-8")
+                say(f"wrote {path}")
+        finally:  # files and standard output: where one cannot be written, the other may still be
+            show(result.to_text())
     comm.barrier()  # rank 0 may still fail to write: none has succeeded before it has
     comm.close()
 

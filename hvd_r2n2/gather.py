@@ -22,12 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_picture(options.picture)
     check_can_write(options.json, options.picture)
     gathered = read_runs(options.runs)
-    print_runs(gathered)
-    if options.json is not None:
-        command = shlex.join(["python", "-m", "hvd_r2n2.gather", *words])
-        write_json(options.json, provenance(command) | gathered.content())
-    if options.picture is not None:
-        draw_runs(options.picture, gathered)
+    try:
+        if options.json is not None:
+            command = shlex.join(["python", "-m", "hvd_r2n2.gather", *words])
+            write_json(options.json, provenance(command) | gathered.content())
+        if options.picture is not None:
+            draw_runs(options.picture, gathered)
+    finally:
+        print_runs(gathered)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ from hvd_r2n2.common.files import check_can_write, replacing
 from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.common.standard_error import say
+from hvd_r2n2.common.standard_output import show
 from hvd_r2n2.config import Config, load_config, to_mapping, with_overrides
 from hvd_r2n2.measuring.comparison import for_random_batches
 from hvd_r2n2.measuring.prediction import measure_devices
@@ -62,8 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     effort = Effort(options.measure_steps, options.measure_seconds)
     job, costs = measure_devices(for_random_batches(given), placement, options.ranks, effort, say)
     ranking = rank(job, costs, wanted_of(given.split))
-    _show(ranking, placement)
-    _write(ranking, costs, given, options, shlex.join(["python", "-m", "hvd_r2n2.plan", *words]))
+    try:
+        _write(ranking, costs, given, options, shlex.join(["python", "-m", "hvd_r2n2.plan", *words]))
+    finally:  # files and standard output: where one cannot be written, the other may still be
+        _show(ranking, placement)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,8 +99,8 @@ def _show(ranking: Ranking, placement: Placement) -> None:
     """Print the table, the best one's timeline, and the conclusion."""
     choice = ranking.choice
     wide_console(160).print(to_table(ranking, f"a step over {', '.join(placement.names)}"))
-    print(timeline(choice.tasks, len(choice.memory)))
-    print(explain(ranking))
+    show(timeline(choice.tasks, len(choice.memory)))
+    show(explain(ranking))
 
 
 def _write(ranking: Ranking, costs: Costs, given: Config, options: argparse.Namespace, command: str) -> None:
@@ -106,12 +109,12 @@ def _write(ranking: Ranking, costs: Costs, given: Config, options: argparse.Name
             where = f"{find_hardware().text}; {find_versions().text}"
             text = to_plan_yaml(given, ranking, command, where)
             partial.write_text(text, encoding="utf-8")
-        print(f"{options.out}: written; train with --config {options.out}")
+        say(f"{options.out}: written; train with --config {options.out}")
     if options.json is not None:
         about = {**provenance(command), "ranks": options.ranks, "settings": to_mapping(given)}
         with replacing(options.json) as partial:
             partial.write_text(to_json(ranking, costs, about), encoding="utf-8")
-        print(f"{options.json}: written")
+        say(f"{options.json}: written")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import override
 
 from hvd_r2n2.common.files import replacing
 from hvd_r2n2.common.hardware import find_hardware, find_versions
+from hvd_r2n2.common.standard_output import naming_standard_output
 from hvd_r2n2.config import Config, to_mapping
 from hvd_r2n2.measuring.machine import Machine
 from hvd_r2n2.measuring.result import ArmResult
@@ -72,9 +74,22 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
+class _Console(Console):
+    """A console whose errors name the standard output; rich ends the process silently where a pipe is closed."""
+
+    @override
+    def print(self, *objects: Any, **options: Any) -> None:
+        with naming_standard_output():
+            super().print(*objects, **options)
+
+    @override
+    def on_broken_pipe(self) -> None:
+        raise  # what rich is handling
+
+
 def wide_console(least_width: int) -> Console:
     """Return a console of at least this width: a narrow terminal, or none, must not cut figures."""
-    console = Console(highlight=False)
+    console = _Console(highlight=False)
     console.width = max(console.width, least_width)
     return console
 

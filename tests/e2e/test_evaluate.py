@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from hvd_r2n2.data.dataset import open_dataset
 from hvd_r2n2.evaluate import main
 from hvd_r2n2.models import create_model
 from hvd_r2n2.training.checkpoint import TrainingState, find_checkpoint, read_checkpoint, write_checkpoint
+from tests.conftest import run_command
 from tests.tiny_data import write_tiny_data
 
 CHAIR = "03001627"
@@ -88,6 +90,18 @@ def test_the_command_writes_what_it_measured(run: Path, python: Callable[..., An
     assert f"{content['constant_prediction']['iou_mean_of_samples']:.4f}" in done.stdout
     assert "test part of split r2n2" in done.stdout
     assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "evaluation.csv", "evaluation.json"]
+
+
+@pytest.mark.parametrize(("output", "reason"), [("> /dev/full", "No space left on device"), ("| true", "Broken pipe")])
+def test_files_are_written_where_standard_output_cannot_be(output: str, reason: str, run: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "found.json", tmp_path / "found.csv"]
+    shell = ("bash", "-c", f'"$@" {output}; exit ${{PIPESTATUS[0]}}', "bash")
+    command = ("-m", "hvd_r2n2.evaluate", run, "--views", "1", "--no-f-score", "--json", files[0], "--csv", files[1])
+    done = run_command([*shell, sys.executable, *command])
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"hvd_r2n2.evaluate: error: standard output: {reason}"
+    assert json.loads(files[0].read_text())["step"] == 12
+    assert len(files[1].read_text().splitlines()) == 6
 
 
 def test_two_ranks_write_the_same_files_as_one(run: Path, tmp_path: Path, mpirun: Callable[..., Any]) -> None:

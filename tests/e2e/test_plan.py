@@ -6,13 +6,14 @@ No figure is compared with another one: the machine that tests run on may be bus
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hvd_r2n2.config import load_config
-from tests.conftest import Launcher
+from tests.conftest import Launcher, run_command
 from tests.doors import forking
 
 TINY = (
@@ -75,6 +76,18 @@ def test_every_strategy_is_considered(python: Launcher, tmp_path: Path) -> None:
     assert names == {"one device", "data parallel", "pipeline", "kernel", "spatial"}
     assert all(sum(c["micro_batch_sizes"]) in (1, 2) for c in content["candidates"]), "4 samples over 2 ranks"
     assert content["ranks"] == 2
+
+
+@pytest.mark.parametrize(("output", "reason"), [("> /dev/full", "No space left on device"), ("| true", "Broken pipe")])
+def test_files_are_written_where_standard_output_cannot_be(output: str, reason: str, tmp_path: Path) -> None:
+    out, found = tmp_path / "plan.yaml", tmp_path / "plan.json"
+    shell = ("bash", "-c", f'"$@" {output}; exit ${{PIPESTATUS[0]}}', "bash")
+    words = ("--set", "split.strategy=kernel", "--out", out, "--json", found)
+    result = run_command([*shell, sys.executable, *PLAN, *words], environment={"PYTHONUNBUFFERED": ""})
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == f"hvd_r2n2.plan: error: standard output: {reason}"
+    assert load_config(out).split.strategy == "kernel"
+    assert json.loads(found.read_text(encoding="utf-8"))["choice"]
 
 
 def test_a_network_without_a_volume_has_no_spatial_split(python: Launcher) -> None:

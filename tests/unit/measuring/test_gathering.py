@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from hvd_r2n2.config import load_config, to_yaml
 from hvd_r2n2.gather import main
 from hvd_r2n2.measuring.gathering import read_runs
+from tests.conftest import run_command
 
 
 def write_run(run: Path, ranks: int, speeds: list[float], *overrides: str, iou: float = 0.5) -> Path:
@@ -52,6 +54,25 @@ def test_file_says_where_its_figures_come_from(runs: list[Path], tmp_path: Path)
     assert content["date"].startswith("20")
     assert content["hardware"]["cores"] == os.cpu_count()
     assert content["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(("output", "reason"), [("> /dev/full", "No space left on device"), ("| true", "Broken pipe")])
+def test_file_is_written_where_standard_output_cannot_be(
+    output: str, reason: str, runs: list[Path], tmp_path: Path
+) -> None:
+    shell = ("bash", "-c", f'"$@" {output}; exit ${{PIPESTATUS[0]}}', "bash")
+    done = run_command([*shell, sys.executable, "-m", "hvd_r2n2.gather", *runs, "--json", tmp_path / "all.json"])
+    assert done.returncode == 1
+    assert done.stderr == f"hvd_r2n2.gather: error: standard output: {reason}\n"
+    assert len(json.loads((tmp_path / "all.json").read_text())["runs"]) == 2
+
+
+def test_what_cannot_be_written_to_a_file_is_shown(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OSError, match="File name too long"):
+        main([str(runs[0]), "--json", str(tmp_path / ("long" * 62))])  # what it is called before it is whole
+    assert "32.00" in capsys.readouterr().out
 
 
 def test_only_settings_that_differ_are_shown(runs: list[Path]) -> None:
