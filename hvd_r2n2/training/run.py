@@ -116,11 +116,11 @@ def train(
         run, state = _prepare(config, folder, communicator, checkpoint, log, stop, times)
         stack.callback(run.engine.close)
         # Not before all is found to be right: a start that failed can be repeated, and an older run that could not be
-        # resumed with these settings keeps its settings and figures.
+        # resumed with these settings keeps its settings and figures. The settings take their name last.
         if communicator.is_root:
             with replacing(folder / "config.yaml") as partial:
                 partial.write_text(to_yaml(config), encoding="utf-8")
-        log.begin(state.step, config.train.steps, tensorboard=config.log.tensorboard)
+                log.begin(state.step, config.train.steps, tensorboard=config.log.tensorboard)
         if state.step < config.train.steps:
             state, is_stopped = train_steps(run, state)
             if is_stopped:

@@ -197,6 +197,42 @@ def test_second_process_may_not_train_in_the_same_folder(tiny_data: Path, tmp_pa
     assert [path.name for path in run.iterdir()] == [".lock"]
 
 
+@pytest.mark.parametrize("in_the_way", ["metrics.jsonl", "tensorboard"])
+def test_start_whose_figures_cannot_be_opened_can_be_repeated(
+    in_the_way: str, tiny_data: Path, tmp_path: Path, python: Launcher
+) -> None:
+    run = tmp_path / "run"
+    command = (*TRAIN, *arguments(tiny_data), "--set", "train.steps=2", "--set", "log.tensorboard=true", "--out", run)
+    if in_the_way == "metrics.jsonl":
+        (run / in_the_way).mkdir(parents=True)
+    else:
+        run.mkdir()
+        (run / in_the_way).touch()
+    failed = python(*command)
+    assert failed.returncode == 1
+    assert f"hvd_r2n2.train: error: {run / in_the_way}" in failed.stderr
+    assert not (run / "config.yaml").exists()
+    (run / in_the_way).rename(tmp_path / "gone")
+    repeated = python(*command)
+    assert repeated.returncode == 0, repeated.stderr
+    assert load_config(run / "config.yaml").train.steps == 2
+
+
+def test_resumption_whose_figures_cannot_be_opened_leaves_the_settings(
+    uninterrupted: Path, tmp_path: Path, python: Launcher
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run, symlinks=True)
+    before = (run / "config.yaml").read_bytes()
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").mkdir()
+    failed = python(*TRAIN, "--resume", "--set", "log.every_steps=2", "--out", run)
+    assert failed.returncode == 1
+    assert f"hvd_r2n2.train: error: {run}/metrics.jsonl: Is a directory" in failed.stderr
+    assert (run / "config.yaml").read_bytes() == before
+    assert not list(run.glob(".config.yaml*"))
+
+
 def test_resume_of_an_empty_folder_starts_anew(tiny_data: Path, tmp_path: Path, python: Launcher) -> None:
     few = ("--set", "train.steps=1")
     done = python(*TRAIN, *arguments(tiny_data), *few, "--resume", "--out", tmp_path / "run")
