@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     comm.watch(config.train.stall_timeout_s)
     device = place_rank(config, comm, report).devices[0]
     report(f"{checkpoint.path}, on the data in {data_root(config.data).resolve()}")
+    # Before the data, which may take long to open: a run that still trains may replace the checkpoint meanwhile.
+    model = load_network(checkpoint, device, config.train.dtype)
     task = create_task(config)
     dataset = task.open_data(comm, report)
     check_same_start(
@@ -78,7 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
     )
     _check_data(checkpoint, config, dataset.content_digest)
-    model = load_network(checkpoint, device, config.train.dtype)
     result = task.evaluate(checkpoint, model, dataset, chosen, comm, device, report if comm.is_root else None)
     if result is not None:
         try:

@@ -1,6 +1,7 @@
 """A checkpoint's whole evaluation: each number of views, its threshold, the constant baseline."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,15 +53,19 @@ def open_on_all_ranks(path: Path, comm: Communicator, warn: Callable[[str], None
     Rank 0 chooses and `warn`s, and all read the same one: the run may still be training, and its best one change.
 
     Raises:
-        ValueError: there is none, or this rank cannot read the one that rank 0 has chosen.
+        ValueError: there is none, or this rank cannot read the one that rank 0 has chosen; or it is gone.
         JobError: the ranks find other files there.
     """
     if comm.is_root:
         checkpoint = open_checkpoint(path, warn)
         comm.broadcast_object(checkpoint.path)
     else:
-        checkpoint = read_checkpoint(comm.broadcast_object(path))
-    check_same_start(comm, {f"the checkpoint {checkpoint.path.name}": checkpoint.digest})
+        chosen = comm.broadcast_object(path)
+        with _saying_that_it_is_gone(chosen):
+            checkpoint = read_checkpoint(chosen)
+    with _saying_that_it_is_gone(checkpoint.path):
+        digest = checkpoint.digest
+    check_same_start(comm, {f"the checkpoint {checkpoint.path.name}": digest})
     return checkpoint
 
 
@@ -70,12 +75,27 @@ def load_network(checkpoint: Checkpoint, device: torch.device, dtype: str = "flo
     `dtype` is one of `precision.DTYPES`.
 
     Raises:
-        ValueError: the weights do not fit the configuration beside them.
+        ValueError: the weights do not fit the configuration beside them, or are gone.
     """
     # The file that training started from is not needed any more, and may be gone.
     model = build_model(replace(checkpoint.config.model, weights=None), seed=0).to(weights_dtype(dtype))
-    load_weights(model, checkpoint.weights_path)
+    with _saying_that_it_is_gone(checkpoint.path):
+        load_weights(model, checkpoint.weights_path)
     return model.to(device).eval()
+
+
+@contextmanager
+def _saying_that_it_is_gone(path: Path) -> Iterator[None]:
+    """Turn an error of reading a checkpoint that was there before into one that says so, if it is not any more."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if path.exists():
+            raise
+        raise ValueError(
+            f"{path} is not there any more: a run that is still training replaces its checkpoints by newer ones (start "
+            "again, or with a copy of the checkpoint)"
+        ) from error
 
 
 def evaluate_checkpoint(

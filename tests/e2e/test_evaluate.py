@@ -22,9 +22,10 @@ from hvd_r2n2.config import (
     TrainConfig,
 )
 from hvd_r2n2.data.binvox import read_binvox
-from hvd_r2n2.data.dataset import open_dataset
+from hvd_r2n2.data.dataset import Dataset, open_dataset
 from hvd_r2n2.evaluate import main
 from hvd_r2n2.models import create_model
+from hvd_r2n2.training import task_reconstruction
 from hvd_r2n2.training.checkpoint import TrainingState, find_checkpoint, read_checkpoint, write_checkpoint
 from tests.conftest import run_command
 from tests.tiny_data import write_tiny_data
@@ -200,6 +201,21 @@ def test_a_checkpoint_that_is_not_the_run_s_best_leaves_the_run_s_results_alone(
     (copy / "checkpoints" / "best").unlink()
     (copy / "checkpoints" / "last").unlink()
     main([str(copy / "checkpoints" / "step-00000012"), *quick])
+
+
+def test_a_checkpoint_that_training_replaces_while_the_data_are_opened_is_evaluated(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, symlinks=True)
+
+    def open_slowly(*arguments: Any, **options: Any) -> Dataset:
+        shutil.rmtree(copy / "checkpoints" / "step-00000012")
+        return open_dataset(*arguments, **options)
+
+    monkeypatch.setattr(task_reconstruction, "open_dataset", open_slowly)
+    main([str(copy), "--views", "1", "--no-f-score", "--json", str(tmp_path / "found.json")])
+    assert json.loads((tmp_path / "found.json").read_text())["step"] == 12
 
 
 def test_the_device_of_the_training_does_not_bind(

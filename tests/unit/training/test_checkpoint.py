@@ -29,7 +29,7 @@ from hvd_r2n2.training.checkpoint import (
 )
 from hvd_r2n2.training.consistency import parameter_digest
 from hvd_r2n2.training.engine import OneDevice
-from hvd_r2n2.training.evaluation_run import open_on_all_ranks
+from hvd_r2n2.training.evaluation_run import load_network, open_on_all_ranks
 from hvd_r2n2.training.placement import Placement
 from hvd_r2n2.training.planning import keep_plan
 from tests.thread_ranks import on_ranks
@@ -258,6 +258,24 @@ def test_every_rank_reads_the_checkpoint_that_rank_0_has_chosen(
             open_on_all_ranks(tmp_path / "0", comm, pytest.fail)
 
     on_ranks(2, open_differing)
+
+
+class Second(Alone):
+    """Another rank than the first."""
+
+    rank, size = 1, 2
+
+
+def test_checkpoint_that_is_gone_since_it_was_chosen_is_said_to_be(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    path = tmp_path / "step-00000001"
+    checkpoint = read_checkpoint(path)
+    shutil.rmtree(path)
+    message = f"{path} is not there any more: a run that is still training replaces its checkpoints"
+    with pytest.raises(ValueError, match=message):
+        load_network(checkpoint, torch.device("cpu"))
+    with pytest.raises(ValueError, match=message):
+        open_on_all_ranks(path, Second(), pytest.fail)
 
 
 @pytest.mark.parametrize(
