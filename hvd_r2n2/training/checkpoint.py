@@ -31,7 +31,7 @@ from hvd_r2n2.common.memory import is_out_of_memory
 from hvd_r2n2.config import Config, config_from_mapping, load_config, to_mapping, to_yaml
 from hvd_r2n2.models import Network, load_weights, save_weights
 from hvd_r2n2.training.engine import Engine
-from hvd_r2n2.training.planning import KeptPlan
+from hvd_r2n2.training.planning import KeptPlan, given_plan
 from hvd_r2n2.training.spike_guard import SpikeHistory
 
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
@@ -271,7 +271,10 @@ def _read_plan(values: Any, source: str, config: Config) -> KeptPlan | None:
     if values is None:
         return None
     plan = KeptPlan(**values)
-    return replace(plan, split=config_from_mapping(to_mapping(config) | {"split": plan.split}, source).split)
+    split = config_from_mapping(to_mapping(config) | {"split": plan.split}, source).split
+    if split.strategy != "none" and given_plan(split) is None:  # which would be taken for one device alone
+        raise ValueError(f"{source}: the plan of its split, {split.strategy}, is not whole")
+    return replace(plan, split=split)
 
 
 def _folder_name(step: int) -> str:
