@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from hvd_r2n2.common.files import read_json
 from hvd_r2n2.common.memory import is_out_of_memory
+from hvd_r2n2.common.standard_error import say
 from hvd_r2n2.config import Config, config_from_mapping, load_config, to_mapping, to_yaml
 from hvd_r2n2.models import Network, load_weights, save_weights
 from hvd_r2n2.training.engine import Engine
@@ -309,7 +310,10 @@ def _drop_old(folder: Path, keep_last: int) -> None:
             # Renamed first: half-deleted, it must not be taken for a checkpoint.
             path.rename(path.with_name(f".partial-old-{path.name}"))
     for path in folder.glob(".partial-*"):
-        shutil.rmtree(path, ignore_errors=True)  # what cannot be removed is tried again after the next checkpoint
+        shutil.rmtree(path, ignore_errors=True)
+    left = len(list(folder.glob(".partial-old-*")))
+    if left:
+        say(f"warning: {folder}: {left} old checkpoint(s), .partial-old-*, cannot be removed; the next one tries again")
 
 
 def _sync(path: Path) -> None:

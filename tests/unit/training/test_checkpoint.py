@@ -113,7 +113,9 @@ def test_last_and_best_point_where_they_should_and_old_ones_go(tmp_path: Path) -
     assert not list(tmp_path.glob(".partial*"))
 
 
-def test_what_cannot_be_removed_keeps_its_name_until_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_removed_is_a_warning_and_keeps_its_name_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for step in (1, 2):
         write(tmp_path, step)
     with monkeypatch.context() as patch:
@@ -122,7 +124,10 @@ def test_what_cannot_be_removed_keeps_its_name_until_it_can(tmp_path: Path, monk
             write(tmp_path, step)
     left = {path.name for path in tmp_path.glob(".partial*")}
     assert left == {f".partial-old-step-{step:08d}" for step in (1, 2, 3)}
+    warned = [f"warning: {tmp_path}: {count} old checkpoint(s)" for count in (1, 2, 3)]
+    assert [line.partition(", ")[0] for line in capsys.readouterr().err.splitlines()] == warned
     write(tmp_path, 6)
+    assert not capsys.readouterr().err
     assert not list(tmp_path.glob(".partial*"))
     assert {path.name for path in tmp_path.glob("step-*")} == {"step-00000005", "step-00000006"}
 
