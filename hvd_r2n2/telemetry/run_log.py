@@ -36,13 +36,15 @@ class RunLog:
     def __init__(self, folder: Path, *, is_root: bool, is_under_launcher: bool) -> None:
         """Open train.log in `folder`; the figures of an older run there stay as they are.
 
-        Under a launcher lines are plain: mpirun gives its ranks a terminal of its own, whatever the output goes to.
+        Under a launcher lines are plain: mpirun gives its ranks a terminal of its own, whatever the output goes to. So
+        they are on a terminal that can only add to its text (TERM=dumb), where rich draws nothing.
 
         Raises:
             OSError: no permission or no room.
         """
         self._is_root = is_root
-        self._is_live = not is_under_launcher and sys.stdout.isatty()
+        can_draw = sys.stdout.isatty() and not Console(force_terminal=True).is_dumb_terminal
+        self._is_live = can_draw and not is_under_launcher
         self._progress: Progress | None = None
         self._writer: SummaryWriter | None = None
         self._failing: set[str] = set()

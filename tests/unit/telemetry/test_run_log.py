@@ -93,13 +93,15 @@ class Terminal(io.StringIO):
         return True
 
 
-def shown(folder: Path, monkeypatch: pytest.MonkeyPatch, *, is_under_launcher: bool) -> str:
+def shown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, is_under_launcher: bool, kind: str = "xterm-256color"
+) -> str:
     """Return what ten steps, of which two are logged, put on a terminal."""
     terminal = Terminal()
     with monkeypatch.context() as patch:
         for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
             patch.delenv(name, raising=False)
-        patch.setenv("TERM", "xterm-256color")
+        patch.setenv("TERM", kind)
         patch.setattr(sys, "stdout", terminal)
         with open_log(folder, is_under_launcher=is_under_launcher) as log:
             log.line("[bold]4.5 samples/s[/bold], run in " + "long/" * 60)
@@ -108,10 +110,13 @@ def shown(folder: Path, monkeypatch: pytest.MonkeyPatch, *, is_under_launcher: b
     return terminal.getvalue()
 
 
-def test_lines_are_plain_under_a_launcher_even_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_plain_under_a_launcher_and_on_a_terminal_that_cannot_draw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = shown(tmp_path / "plain", monkeypatch, is_under_launcher=True)
     first = "[bold]4.5 samples/s[/bold], run in " + "long/" * 60
     assert plain.splitlines() == [first, "step 5  loss 5.5", "step 10  loss 10.5"]
+    assert shown(tmp_path / "dumb", monkeypatch, is_under_launcher=False, kind="dumb") == plain
     live = shown(tmp_path / "live", monkeypatch, is_under_launcher=False)
     assert "\x1b[" in live
     assert "10/10" in live
