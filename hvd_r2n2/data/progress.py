@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hvd_r2n2.common.terminals import can_draw
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -15,9 +17,9 @@ _SECONDS_BETWEEN_LINES = 10.0
 def show_progress(title: str, total: int, report: Callable[[str], None]) -> Iterator[Callable[[int], None]]:
     """Give a function to be called with the number of items just done.
 
-    Standard error gets a bar if it is a terminal; otherwise `report` gets a line every ten seconds.
+    Standard error gets a bar if it is a terminal that can draw one; otherwise `report` gets a line every ten seconds.
     """
-    if sys.stderr.isatty():
+    if can_draw(sys.stderr):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(title, total=total)

@@ -64,7 +64,7 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], Any]] = {
 
 
 def scale(words: Sequence[str]) -> None:
-    """Predict, print and write.
+    """Predict, write and print; what was found goes to files first, and in any case to standard output.
 
     Raises:
         ValueError: a word or a setting is wrong.
@@ -82,9 +82,11 @@ def scale(words: Sequence[str]) -> None:
         return
     if options.check:
         checks = check()
-        print_checks(checks)
-        if options.json is not None:
-            write_json(options.json, provenance(command) | {"checks": [asdict(one) for one in checks]})
+        try:
+            if options.json is not None:
+                write_json(options.json, provenance(command) | {"checks": [asdict(one) for one in checks]})
+        finally:
+            print_checks(checks)
         return
     config = load_config(options.config, options.set)
     settings = to_mapping(config)
@@ -99,11 +101,13 @@ def scale(words: Sequence[str]) -> None:
     if options.save_costs is not None:
         write_workload(options.save_costs, workload, provenance(command) | {"settings": settings})
     found = predict(workload, conditions, counts, command, settings)
-    print_scaling(found)
-    if options.json is not None:
-        write_json(options.json, found.content)
-    if options.picture is not None:
-        draw_scaling(options.picture, found)
+    try:
+        if options.json is not None:
+            write_json(options.json, found.content)
+        if options.picture is not None:
+            draw_scaling(options.picture, found)
+    finally:
+        print_scaling(found)
 
 
 def _calibrate(options: argparse.Namespace, command: str) -> None:
@@ -120,9 +124,11 @@ def _calibrate(options: argparse.Namespace, command: str) -> None:
         report=say,
     )
     content = calibrate(config, request)
-    print_calibration(content)
-    if options.json is not None:
-        write_json(options.json, content)
+    try:
+        if options.json is not None:
+            write_json(options.json, content)
+    finally:
+        print_calibration(content)
 
 
 def _refuse_ignored(options: argparse.Namespace) -> None:

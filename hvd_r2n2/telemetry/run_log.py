@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from hvd_r2n2.common.files import replacing
 from hvd_r2n2.common.standard_error import say
+from hvd_r2n2.common.terminals import can_draw
 
 
 class RunLog:
@@ -43,8 +44,7 @@ class RunLog:
             OSError: no permission or no room.
         """
         self._is_root = is_root
-        can_draw = sys.stdout.isatty() and not Console(force_terminal=True).is_dumb_terminal
-        self._is_live = can_draw and not is_under_launcher
+        self._is_live = not is_under_launcher and can_draw(sys.stdout)
         self._progress: Progress | None = None
         self._writer: SummaryWriter | None = None
         self._failing: set[str] = set()

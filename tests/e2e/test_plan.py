@@ -90,6 +90,15 @@ def test_files_are_written_where_standard_output_cannot_be(output: str, reason: 
     assert json.loads(found.read_text(encoding="utf-8"))["choice"]
 
 
+@pytest.mark.parametrize("words", [("--check",), ("--device", "h100", "--ranks", "1..2")], ids=["check", "prediction"])
+def test_predictions_are_written_where_standard_output_cannot_be(words: tuple[str, ...], tmp_path: Path) -> None:
+    scale = (sys.executable, "-m", "hvd_r2n2.plan", "scale", *words, "--json", tmp_path / "scale.json")
+    result = run_command(["bash", "-c", '"$@" > /dev/full', "bash", *scale], environment={"PYTHONUNBUFFERED": ""})
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "hvd_r2n2.plan: error: standard output: No space left on device"
+    assert "command" in json.loads((tmp_path / "scale.json").read_text(encoding="utf-8"))
+
+
 def test_a_network_without_a_volume_has_no_spatial_split(python: Launcher) -> None:
     words = ("model.name=alexnet", "model.width=0.0625", "train.batch_size=2", "train.device=cpu")
     overrides = [word for setting in words for word in ("--set", setting)]

@@ -16,9 +16,13 @@ class Screen(io.StringIO):
         return self.is_terminal
 
 
-def test_without_a_terminal_there_is_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_dumb", [False, True])
+def test_without_a_terminal_that_draws_there_is_a_line_every_ten_seconds(
+    is_dumb: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = iter([0.0, 4.0, 11.0, 12.0, 40.0])
-    monkeypatch.setattr(sys, "stderr", Screen(False))
+    monkeypatch.setattr(sys, "stderr", Screen(is_dumb))
+    monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     told: list[str] = []
     with show_progress("decoding", 8, told.append) as advance:
