@@ -13,6 +13,7 @@ from hvd_r2n2.common.arguments import count
 from hvd_r2n2.common.files import check_can_write
 from hvd_r2n2.common.names import known_hint
 from hvd_r2n2.common.standard_error import say
+from hvd_r2n2.common.standard_output import write_and_show
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.measuring.baseline import measure_baseline
 from hvd_r2n2.measuring.comparison import Comparison, Request, compare_ranks, compare_splits
@@ -52,13 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.subcommand == "device":
         names = None if options.arms is None else options.arms.split(",")
         device = compare_device(config, request, names, options.arm, _parts(options.only))
-        try:
-            if options.json is not None:
-                write_json(options.json, device.content)
-            if options.picture is not None:
-                draw_device(options.picture, device.title, device.content)
-        finally:
-            print_device_tables(device.title, device.content)
+        write_and_show(
+            lambda: print_device_tables(device.title, device.content),
+            (options.json, lambda path: write_json(path, device.content)),
+            (options.picture, lambda path: draw_device(path, device.title, device.content)),
+        )
     elif options.subcommand == "split":
         names = None if options.arms is None else options.arms.split(",")
         _show(compare_splits(config, request, names, options.arm), options)
@@ -72,13 +71,11 @@ def _command(words: Sequence[str]) -> str:
 
 def _data(config: Config, options: argparse.Namespace, words: Sequence[str]) -> None:
     content = measure_data(config, DataRequest(options.rounds, options.seconds, _command(words), say))
-    try:
-        if options.json is not None:
-            write_json(options.json, content)
-        if options.picture is not None:
-            draw_rates(options.picture, content)
-    finally:
-        print_rates(content)
+    write_and_show(
+        lambda: print_rates(content),
+        (options.json, lambda path: write_json(path, content)),
+        (options.picture, lambda path: draw_rates(path, content)),
+    )
 
 
 def _parts(chosen: str | None) -> list[Part]:
@@ -92,16 +89,17 @@ def _parts(chosen: str | None) -> list[Part]:
 
 def _show(found: Comparison, options: argparse.Namespace) -> None:
     is_ranks, content = options.subcommand == "ranks", found.content
-    try:
-        if options.json is not None:
-            write_json(options.json, content)
-        if options.picture is not None:
-            draw(options.picture, found.title, content["arms"], found.results)
-        if not is_ranks and options.traces is not None:
-            for path in write_traces(options.traces, found.results):
-                say(f"{path}: a step for https://ui.perfetto.dev")
-    finally:
-        print_table(found.title, content["arms"], content["left_out"], ranks=is_ranks)
+
+    def trace(folder: Path) -> None:
+        for path in write_traces(folder, found.results):
+            say(f"{path}: a step for https://ui.perfetto.dev")
+
+    write_and_show(
+        lambda: print_table(found.title, content["arms"], content["left_out"], ranks=is_ranks),
+        (options.json, lambda path: write_json(path, content)),
+        (options.picture, lambda path: draw(path, found.title, content["arms"], found.results)),
+        (None if is_ranks else options.traces, trace),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from pathlib import Path
 from hvd_r2n2.comm import connect, run_door
 from hvd_r2n2.common.files import check_can_write, replacing
 from hvd_r2n2.common.standard_error import say
-from hvd_r2n2.common.standard_output import show
+from hvd_r2n2.common.standard_output import show, write_and_show
 from hvd_r2n2.config import Config, DataConfig, SplitConfig, to_yaml, with_overrides
 from hvd_r2n2.training.checkpoint import Checkpoint
 from hvd_r2n2.training.consistency import check_same_start, code_digest
@@ -82,13 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _check_data(checkpoint, config, dataset.content_digest)
     result = task.evaluate(checkpoint, model, dataset, chosen, comm, device, report if comm.is_root else None)
     if result is not None:
-        try:
-            for path, text in ((json_path, result.to_json()), (csv_path, result.to_csv())):
-                with replacing(path) as partial:
-                    partial.write_text(text, encoding="utf-8")
-                say(f"wrote {path}")
-        finally:  # files and standard output: where one cannot be written, the other may still be
-            show(result.to_text())
+        write_and_show(
+            lambda: show(result.to_text()),
+            (json_path, lambda path: _write(path, result.to_json())),
+            (csv_path, lambda path: _write(path, result.to_csv())),
+        )
     comm.barrier()  # rank 0 may still fail to write: none has succeeded before it has
     comm.close()
 
@@ -238,6 +236,12 @@ def _check_data(checkpoint: Checkpoint, config: Config, content_digest: str) -> 
 
 def _place(path: str | None) -> Path | None:
     return None if path is None else Path(path).resolve()
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    say(f"wrote {path}")
 
 
 def _say_nothing(text: str) -> None:

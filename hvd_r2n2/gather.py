@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hvd_r2n2.comm import run_door
 from hvd_r2n2.common.files import check_can_write
+from hvd_r2n2.common.standard_output import write_and_show
 from hvd_r2n2.measuring.gathering import draw_runs, print_runs, read_runs
 from hvd_r2n2.measuring.report import provenance, write_json
 from hvd_r2n2.telemetry.charts import check_picture
@@ -22,14 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_picture(options.picture)
     check_can_write(options.json, options.picture)
     gathered = read_runs(options.runs)
-    try:
-        if options.json is not None:
-            command = shlex.join(["python", "-m", "hvd_r2n2.gather", *words])
-            write_json(options.json, provenance(command) | gathered.content())
-        if options.picture is not None:
-            draw_runs(options.picture, gathered)
-    finally:
-        print_runs(gathered)
+    command = shlex.join(["python", "-m", "hvd_r2n2.gather", *words])
+    write_and_show(
+        lambda: print_runs(gathered),
+        (options.json, lambda path: write_json(path, provenance(command) | gathered.content())),
+        (options.picture, lambda path: draw_runs(path, gathered)),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

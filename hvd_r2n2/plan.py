@@ -17,7 +17,7 @@ from hvd_r2n2.common.files import check_can_write, replacing
 from hvd_r2n2.common.hardware import find_hardware, find_versions
 from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.common.standard_error import say
-from hvd_r2n2.common.standard_output import show
+from hvd_r2n2.common.standard_output import show, write_and_show
 from hvd_r2n2.config import Config, load_config, to_mapping, with_overrides
 from hvd_r2n2.measuring.comparison import for_random_batches
 from hvd_r2n2.measuring.prediction import measure_devices
@@ -63,10 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     effort = Effort(options.measure_steps, options.measure_seconds)
     job, costs = measure_devices(for_random_batches(given), placement, options.ranks, effort, say)
     ranking = rank(job, costs, wanted_of(given.split))
-    try:
-        _write(ranking, costs, given, options, shlex.join(["python", "-m", "hvd_r2n2.plan", *words]))
-    finally:  # files and standard output: where one cannot be written, the other may still be
-        _show(ranking, placement)
+    command = shlex.join(["python", "-m", "hvd_r2n2.plan", *words])
+    write_and_show(
+        lambda: _show(ranking, placement),
+        (options.out, lambda path: _write_settings(path, ranking, given, command)),
+        (options.json, lambda path: _write_all(path, ranking, costs, given, options.ranks, command)),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,18 +105,18 @@ def _show(ranking: Ranking, placement: Placement) -> None:
     show(explain(ranking))
 
 
-def _write(ranking: Ranking, costs: Costs, given: Config, options: argparse.Namespace, command: str) -> None:
-    if options.out is not None:
-        with replacing(options.out) as partial:
-            where = f"{find_hardware().text}; {find_versions().text}"
-            text = to_plan_yaml(given, ranking, command, where)
-            partial.write_text(text, encoding="utf-8")
-        say(f"{options.out}: written; train with --config {options.out}")
-    if options.json is not None:
-        about = {**provenance(command), "ranks": options.ranks, "settings": to_mapping(given)}
-        with replacing(options.json) as partial:
-            partial.write_text(to_json(ranking, costs, about), encoding="utf-8")
-        say(f"{options.json}: written")
+def _write_settings(path: Path, ranking: Ranking, given: Config, command: str) -> None:
+    where = f"{find_hardware().text}; {find_versions().text}"
+    with replacing(path) as partial:
+        partial.write_text(to_plan_yaml(given, ranking, command, where), encoding="utf-8")
+    say(f"{path}: written; train with --config {path}")
+
+
+def _write_all(path: Path, ranking: Ranking, costs: Costs, given: Config, num_ranks: int, command: str) -> None:
+    about = {**provenance(command), "ranks": num_ranks, "settings": to_mapping(given)}
+    with replacing(path) as partial:
+        partial.write_text(to_json(ranking, costs, about), encoding="utf-8")
+    say(f"{path}: written")
 
 
 if __name__ == "__main__":

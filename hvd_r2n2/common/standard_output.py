@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 def show(text: str) -> None:
@@ -14,6 +15,19 @@ def show(text: str) -> None:
     """
     with naming_standard_output():
         print(text, flush=True)
+
+
+def write_and_show(display: Callable[[], None], *files: tuple[Path | None, Callable[[Path], None]]) -> None:
+    """Write results to the files that are asked for, each by its own function, then print them by `display`.
+
+    They are printed in any case: where one cannot be written, the other may still be.
+    """
+    try:
+        for path, write in files:
+            if path is not None:
+                write(path)
+    finally:
+        display()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from hvd_r2n2.common.arguments import count
 from hvd_r2n2.common.files import check_can_write
 from hvd_r2n2.common.memory import keep_freed_memory
 from hvd_r2n2.common.standard_error import say
+from hvd_r2n2.common.standard_output import write_and_show
 from hvd_r2n2.config import Config, SplitConfig, load_config, to_mapping
 from hvd_r2n2.measuring.calibration import calibrate
 from hvd_r2n2.measuring.calibration_network import CalibrationRequest
@@ -82,11 +83,10 @@ def scale(words: Sequence[str]) -> None:
         return
     if options.check:
         checks = check()
-        try:
-            if options.json is not None:
-                write_json(options.json, provenance(command) | {"checks": [asdict(one) for one in checks]})
-        finally:
-            print_checks(checks)
+        content = {"checks": [asdict(one) for one in checks]}
+        write_and_show(
+            lambda: print_checks(checks), (options.json, lambda path: write_json(path, provenance(command) | content))
+        )
         return
     config = load_config(options.config, options.set)
     settings = to_mapping(config)
@@ -101,13 +101,11 @@ def scale(words: Sequence[str]) -> None:
     if options.save_costs is not None:
         write_workload(options.save_costs, workload, provenance(command) | {"settings": settings})
     found = predict(workload, conditions, counts, command, settings)
-    try:
-        if options.json is not None:
-            write_json(options.json, found.content)
-        if options.picture is not None:
-            draw_scaling(options.picture, found)
-    finally:
-        print_scaling(found)
+    write_and_show(
+        lambda: print_scaling(found),
+        (options.json, lambda path: write_json(path, found.content)),
+        (options.picture, lambda path: draw_scaling(path, found)),
+    )
 
 
 def _calibrate(options: argparse.Namespace, command: str) -> None:
@@ -124,11 +122,7 @@ def _calibrate(options: argparse.Namespace, command: str) -> None:
         report=say,
     )
     content = calibrate(config, request)
-    try:
-        if options.json is not None:
-            write_json(options.json, content)
-    finally:
-        print_calibration(content)
+    write_and_show(lambda: print_calibration(content), (options.json, lambda path: write_json(path, content)))
 
 
 def _refuse_ignored(options: argparse.Namespace) -> None:
