@@ -63,8 +63,9 @@ trap forward USR1
 # the next start goes on. After four at the same a further start would get no further. This is asked before a start, too,
 # since Slurm itself requeues a job that has lost its node.
 start_note() {
-  echo "job $SLURM_JOB_ID from $(readlink "$run/checkpoints/last" || echo step-0)," \
-    "$(grep -sE ' (making shapes|decoding models): [0-9,]+ of ' "$run/train.log" | wc -l) lines of data"
+  local data
+  data=$(grep -sEc ' (making shapes|decoding models): [0-9,]+ of ' "$run/train.log") || true # no line: 0; no log: nothing
+  echo "job $SLURM_JOB_ID from $(readlink "$run/checkpoints/last" || echo step-0), ${data:-0} lines of data"
 }
 end_if_stuck() {
   local starts
