@@ -59,19 +59,21 @@ forward() {
 }
 trap forward USR1
 
-# Each start is noted with what it begins at: the checkpoint, and how often the log says how far the data are, with which
-# the next start goes on. After four at the same a further start would get no further. This is asked before a start, too,
-# since Slurm itself requeues a job that has lost its node.
+# Each start is noted with what it begins at: the checkpoint, and how many different amounts of data the log says were
+# still to be made. A start that goes on with the data of the one before says a new one; one that finds them gone, as
+# after a cache on another node's disk, says the same again. After four at the same a further start would get no further.
+# This is asked before a start, too, since Slurm itself requeues a job that has lost its node.
 start_note() {
-  local data
-  data=$(grep -sEc ' (making shapes|decoding models): [0-9,]+ of ' "$run/train.log") || true # no line: 0; no log: nothing
-  echo "job $SLURM_JOB_ID from $(readlink "$run/checkpoints/last" || echo step-0), ${data:-0} lines of data"
+  local amounts
+  amounts=$({ grep -sohE '(making shapes|decoding models): [0-9,]+ of [0-9,]+' "$run/train.log" || true; } |
+    sed 's/: .* of / /' | sort -u | wc -l)
+  echo "job $SLURM_JOB_ID from $(readlink "$run/checkpoints/last" || echo step-0), $amounts amounts of data"
 }
 end_if_stuck() {
   local starts
   starts=$(grep -cxF "$(start_note)" "$run/.starts" 2>/dev/null) || return 0
   [ "$starts" -ge 4 ] || return 0
-  say "error: $starts starts in a row have made no new checkpoint and decoded no data, so the job is not started again. --time may be too short" \
+  say "error: $starts starts in a row have made no new checkpoint and got no further with the data, so the job is not started again. --time may be too short" \
     "for a start, some steps and a checkpoint, --signal may leave too little of it for a step and a checkpoint, or a node" \
     "fails each time, for lack of memory, say (each start's line names its nodes). Once that is mended, go on with" \
     "RUN=$run sbatch $script …" >&2

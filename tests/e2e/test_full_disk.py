@@ -79,20 +79,20 @@ def test_checkpoints_whose_links_cannot_be_set_are_whole(tiny_data: Path, tmp_pa
 def test_disk_that_gets_room_again_changes_nothing_else(
     small_disk: Path, tiny_data: Path, tmp_path: Path, python: Launcher
 ) -> None:
-    whole = python(*TRAIN, *arguments(tiny_data, 40), "--out", tmp_path / "whole")
+    whole = python(*TRAIN, *arguments(tiny_data, 100), "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
-    with running_job("python", arguments(tiny_data, 40), small_disk / "run") as job:
+    with running_job("python", arguments(tiny_data, 100), small_disk / "run") as job:
         job.wait_for_line("the checkpoint could not be written")
         mount("-o", "remount,size=50m", small_disk)
         assert job.wait(LIMIT_S) == 0, job.output
-    one, other = weights(tmp_path / "whole", 40), weights(small_disk / "run", 40)
+    one, other = weights(tmp_path / "whole", 100), weights(small_disk / "run", 100)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_checkpoints_that_cannot_be_written_for_a_while_keep_ranks_together(tiny_data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run" / "checkpoints"
-    with running_job("mpirun", arguments(tiny_data, 60), tmp_path / "run") as job:
-        job.wait_for_line("steps 0 to 60")
+    with running_job("mpirun", arguments(tiny_data, 150), tmp_path / "run") as job:
+        job.wait_for_line("steps 0 to 150")
         while not (folder / "last").exists():
             assert job.process.poll() is None, job.output
         mount("--bind", folder, folder)
@@ -102,7 +102,7 @@ def test_checkpoints_that_cannot_be_written_for_a_while_keep_ranks_together(tiny
         finally:
             subprocess.run(["umount", "-l", folder], check=True)
         assert job.wait(LIMIT_S) == 0, job.output
-    assert read_checkpoint((folder / "last").resolve()).step == 60
+    assert read_checkpoint((folder / "last").resolve()).step == 150
 
 
 def test_disk_that_is_full_for_all_files_is_named(small_disk: Path, tiny_data: Path, python: Launcher) -> None:

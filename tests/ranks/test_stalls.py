@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hvd_r2n2.common.exit_codes import ExitCode
 from hvd_r2n2.training.checkpoint import read_checkpoint
 from tests.running_job import assert_gone, running_job
 from tests.short_runs import settings
@@ -61,10 +62,12 @@ def test_rank_that_is_lost_ends_the_job(
 
 def test_rank_that_stops_for_a_while_is_waited_for(tiny_data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with running_job("mpirun", arguments(tiny_data, 40, stall_timeout_s=30), run) as job:
+    with running_job("mpirun", arguments(tiny_data, 100_000, stall_timeout_s=30), run) as job:
         job.wait_for_line("step 5 ")
-        os.kill(job.pid(1), signal.SIGSTOP)
+        pid = job.pid(1)
+        os.kill(pid, signal.SIGSTOP)
         time.sleep(1)
-        os.kill(job.pid(1), signal.SIGCONT)
-        assert job.wait(LIMIT_S) == 0, job.output
+        os.kill(pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGUSR1)  # the end, after a further step of both
+        assert job.wait(LIMIT_S) == ExitCode.STOPPED, job.output
     assert not (run / ".ranks").exists(), "signs of life are left behind"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,19 +82,35 @@ def test_job_without_a_new_checkpoint_is_requeued_three_times(place: Path) -> No
         assert f"RUN=mine sbatch {SCRIPT} …" in message
 
 
-def test_start_that_decodes_data_counts_as_one_that_gets_on(
-    place: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def decoding_line(place: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What training's log says while it decodes data."""
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with RunLog(place / "decoding", is_root=True, is_under_launcher=True) as log:
         open_dataset(DataConfig(cache_dir=str(place / "cache")), tiny_data, 32, log.line)
-    line_of_this_start = "grep 'decoding models: ' decoding/train.log | sed -n \"$(wc -l < mine/.starts)p\""
-    for _ in range(6):
-        assert start(place, f"{line_of_this_start} >> mine/train.log; exit 85") == (0, "", ["mpirun", "requeue"])
+    return next(
+        line for line in (place / "decoding" / "train.log").read_text().splitlines() if "decoding models: " in line
+    )
+
+
+def test_start_that_goes_on_decoding_counts_as_one_that_gets_on(place: Path, decoding_line: str) -> None:
+    for rest in range(1_006, 1_000, -1):
+        line = re.sub(" of [0-9]+,", f" of {rest:,},", decoding_line)
+        assert line != decoding_line
+        assert start(place, f"echo '{line}' >> mine/train.log; exit 85") == (0, "", ["mpirun", "requeue"])
     for _ in range(3):
         assert start(place, "exit 85") == (0, "", ["mpirun", "requeue"])
     assert start(place, "exit 85")[0] == 1
+
+
+def test_starts_that_decode_the_same_data_again_do_not_get_on(place: Path, decoding_line: str) -> None:
+    ranks = f"echo '{decoding_line}' >> mine/train.log; exit 85"
+    for _ in range(4):
+        assert start(place, ranks) == (0, "", ["mpirun", "requeue"])
+    code, message, calls = start(place, ranks)
+    assert (code, calls) == (1, ["mpirun"])
+    assert "4 starts in a row have made no new checkpoint" in message
 
 
 def test_job_that_takes_its_node_down_is_not_started_a_fifth_time(place: Path) -> None:
