@@ -13,7 +13,7 @@ from hvd_r2n2.common.arguments import count
 from hvd_r2n2.common.files import check_can_write
 from hvd_r2n2.common.names import known_hint
 from hvd_r2n2.common.standard_error import say
-from hvd_r2n2.common.standard_output import write_and_show
+from hvd_r2n2.common.standard_output import show, write_and_show
 from hvd_r2n2.config import Config, load_config
 from hvd_r2n2.measuring.baseline import measure_baseline
 from hvd_r2n2.measuring.comparison import Comparison, Request, compare_ranks, compare_splits
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if options.subcommand == "baseline":
         write_baseline(options.out, measure_baseline(resolve(config), request, options.ranks))
-        print(f"{options.out}: written; training compares itself with it where nothing of the above differs")
+        show(f"{options.out}: written; training compares itself with it where nothing of the above differs")
     elif options.subcommand == "device":
         names = None if options.arms is None else options.arms.split(",")
         device = compare_device(config, request, names, options.arm, _parts(options.only))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from hvd_r2n2.comm import run_door
 from hvd_r2n2.common.standard_error import say
+from hvd_r2n2.common.standard_output import show
 from hvd_r2n2.data.shapes_writer import write_shapes
 
 
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         processes=options.processes,
         report=say,
     )
-    print(
+    show(
         f"{options.out}: {written.num_models} models ({written.num_new_models} new), {written.num_pictures} pictures, "
         f"{options.resolution}³ voxels; {written.new_bytes} bytes written in {written.seconds:.1f} s"
     )

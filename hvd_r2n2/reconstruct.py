@@ -8,6 +8,7 @@ import torch
 
 from hvd_r2n2.comm import Alone, choose_devices, gather_places, run_door
 from hvd_r2n2.common.standard_error import say
+from hvd_r2n2.common.standard_output import show
 from hvd_r2n2.models import Network, create_model, load_original_weights
 from hvd_r2n2.models.original_weights import ORIGINAL_NETWORK
 from hvd_r2n2.training.checkpoint import Checkpoint, open_checkpoint
@@ -60,12 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         threshold, source = recommended_threshold(run_directory(checkpoint), checkpoint.step, len(photographs))
     result = reconstruct(model, photographs, threshold=threshold, device=device)
     written = write_reconstruction(result, options.out, options.mesh)
-    print(
+    show(
         f"{int(result.occupancy_XYZ.sum())} of {result.probability_XYZ.size} voxels are occupied at threshold "
         f"{threshold:g} ({source}), from {len(photographs)} picture(s)"
     )
     for path in written:
-        print(f"wrote {path}")
+        show(f"wrote {path}")
 
 
 def _parser() -> argparse.ArgumentParser:

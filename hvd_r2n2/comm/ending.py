@@ -14,6 +14,7 @@ from typing import NoReturn
 from hvd_r2n2.comm.communicator import JobError
 from hvd_r2n2.comm.launch import Launch, launch_facts
 from hvd_r2n2.common.exit_codes import ExitCode
+from hvd_r2n2.common.files import error_text
 from hvd_r2n2.common.memory import is_out_of_memory
 
 _SECONDS_FOR_RANK_0 = 1.0
@@ -78,13 +79,6 @@ def abort(message: str, exit_code: int = ExitCode.FAILED) -> None:
     os._exit(exit_code)
 
 
-def _words(error: Exception) -> str:
-    """Return what an error says; the file first where the system names one, without its number."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
-
-
 def _open_closed_streams() -> None:
     """Put the null device where this process was started without a standard stream (`>&-`), which is None then.
 
@@ -107,7 +101,7 @@ def run_door(program: str, main: Callable[[], None]) -> None:
     try:
         main()
     except (ValueError, OSError, JobError, ImportError) as error:
-        abort(f"{program}: error: {_words(error)}")
+        abort(f"{program}: error: {error_text(error)}")
     except KeyboardInterrupt:
         abort(f"{program}: interrupted", exit_code=ExitCode.INTERRUPTED)
     except Exception as error:

@@ -17,6 +17,13 @@ NO_FILE_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 """What flock says on a file system that has no file locks."""
 
 
+def error_text(error: Exception) -> str:
+    """Return what an error says; the file first where the system names one, without its number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a path to write to, in the same folder; it takes the name ``path`` once the block has ended well.

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 class _Kept:
     def __init__(self) -> None:
         self.num_blocks = 0
-        self.tensors: dict[tuple[int, Hashable], tuple[Tensor, Tensor]] = {}
-        """By the weight's id, and beside the weight, so that no other one gets its id."""
+        self.tensors: dict[tuple[int, Hashable], tuple[Tensor, int, Tensor]] = {}
+        """By the weight's id; beside the weight, so that no other one gets its id, and the weight's version."""
 
 
 _kept = _Kept()
@@ -40,16 +40,20 @@ def stays(weight: Tensor) -> bool:
 
 
 def kept(weight: Tensor, how: Hashable, make: Callable[[], Tensor]) -> Tensor:
-    """Give what `make` gives of a weight, where it `stays` only made once for each `how`."""
+    """Give what `make` gives of a weight, where it `stays` only made once for each `how`.
+
+    A weight that has been changed in place all the same, as by an optimizer, is seen to be another.
+    """
     if not stays(weight):
         return make()
     key = id(weight), how
-    if key not in _kept.tensors:
+    version = 0 if weight.is_inference() else weight._version
+    if key not in _kept.tensors or _kept.tensors[key][1] != version:
         with torch.inference_mode(False), torch.no_grad():  # what inference mode makes, no other may use for gradients
-            _kept.tensors[key] = weight, make()
-    return _kept.tensors[key][1]
+            _kept.tensors[key] = weight, version, make()
+    return _kept.tensors[key][2]
 
 
 def kept_tensors() -> list[Tensor]:
     """Return all that is kept."""
-    return [made for _, made in _kept.tensors.values()]
+    return [made for _, _, made in _kept.tensors.values()]

@@ -167,7 +167,8 @@ class DistributedRunner(Runner):
         """
         parameters = list(self.model.parameters())
         found = device_memory(parameters, [self._optimizer], self.placement.devices[0], self._counter)
-        return (replace(found, gradients=2 * found.gradients),)
+        saved = found.saved if found.allocated is None else max(0, found.saved - found.gradients)  # has them, too
+        return (replace(found, gradients=2 * found.gradients, saved=saved),)
 
     def close(self) -> None:
         """Leave the other ranks."""

@@ -98,11 +98,10 @@ def scale(words: Sequence[str]) -> None:
     counts, conditions = parse_ranks(options.ranks or "1..4096"), _conditions(config, options)
     speedup = _positive(options.split_speedup, "--split-speedup")
     workload = with_speedup(costs or _workload(config, options), speedup)
-    if options.save_costs is not None:
-        write_workload(options.save_costs, workload, provenance(command) | {"settings": settings})
     found = predict(workload, conditions, counts, command, settings)
     write_and_show(
         lambda: print_scaling(found),
+        (options.save_costs, lambda path: write_workload(path, workload, provenance(command) | {"settings": settings})),
         (options.json, lambda path: write_json(path, found.content)),
         (options.picture, lambda path: draw_scaling(path, found)),
     )

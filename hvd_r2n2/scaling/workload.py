@@ -156,6 +156,8 @@ def _workload(found: dict[str, Any]) -> Workload:
     names = {tuple(layer.name for layer in profile.layers) for profile in profiles}
     if not profiles or sizes != sorted(set(sizes)) or len(names) != 1:
         raise ValueError("profiles: at least one, by rising samples, with the same layers in all")
+    if not isinstance(found["cuda_graphs"], bool):
+        raise ValueError(f"cuda_graphs: {found['cuda_graphs']!r} is neither true nor false")
     speedups = {int(key): number(value, "split_speedups") for key, value in found["split_speedups"].items()}
     return Workload(
         name=str(found["name"]),
@@ -170,7 +172,7 @@ def _workload(found: dict[str, Any]) -> Workload:
         split_speedups=speedups,
         why_not_split=str(found["why_not_split"]),
         split_devices=int(number(found["split_devices"], "split_devices", 1)),
-        cuda_graphs=bool(found["cuda_graphs"]),
+        cuda_graphs=found["cuda_graphs"],
     )
 
 

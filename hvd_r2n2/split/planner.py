@@ -290,8 +290,7 @@ class _Planner:
     def predict(self, plan: Plan) -> Prediction:
         """Give what a plan comes to."""
         job = self._job
-        if plan.strategy != "pipeline" and job.num_devices == 1:
-            raise ValueError(f"{plan.strategy} split over 1 device: there is nothing to share (use 2 devices or more)")
+        check_devices(plan.strategy, job.num_devices)
         sizes = plan.sizes(job.num_samples)
         programs = [plan.program(job.stages, job.num_devices, job.num_samples, views) for views in job.view_counts]
         return self._predict(plan.strategy, plan, sizes, programs)
@@ -354,6 +353,12 @@ class _Planner:
             state = weights if program.strategy == DATA_PARALLEL else moved
             found.append(DeviceMemory(weights, weights, round(state * factor), 0))
         return tuple(found)
+
+
+def check_devices(strategy: str, num_devices: int) -> None:
+    """Raise a ValueError where a strategy shares each layer between devices and there is one."""
+    if strategy in ("kernel", "spatial") and num_devices == 1:
+        raise ValueError(f"{strategy} split over 1 device: there is nothing to share (use 2 devices or more)")
 
 
 def _place(one: Prediction) -> tuple[bool, float, int]:

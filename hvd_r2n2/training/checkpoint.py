@@ -100,6 +100,7 @@ def write_checkpoint(
     optimizer_tensors: Mapping[str, torch.Tensor],
     state: TrainingState,
     config: Config,
+    warn: Callable[[str], None] = say,
 ) -> Path:
     """Write `folder`/step-N, point `last` (and `best`) at it, and drop what need not be kept; rank 0 only.
 
@@ -134,7 +135,7 @@ def write_checkpoint(
         raise OSError(f"{target}: the checkpoint could not be written ({error}); earlier ones are untouched") from error
     try:
         point_links(folder, state)
-        _drop_old(folder, config.checkpoint.keep_last)
+        _drop_old(folder, config.checkpoint.keep_last, warn)
     except OSError as error:
         raise LinksError(
             f"{target}: the checkpoint is written, but `last` and `best` could not be pointed at the right ones, or "
@@ -302,7 +303,7 @@ def _point(link: Path, target: str) -> None:
     _sync(link.parent)
 
 
-def _drop_old(folder: Path, keep_last: int) -> None:
+def _drop_old(folder: Path, keep_last: int, warn: Callable[[str], None]) -> None:
     steps = sorted(p for p in folder.glob("step-*") if _STEP_FOLDER.fullmatch(p.name))
     kept = {*steps[-keep_last:], (folder / "best").resolve(), (folder / "last").resolve()}
     for path in steps:
@@ -313,7 +314,9 @@ def _drop_old(folder: Path, keep_last: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
     left = len(list(folder.glob(".partial-old-*")))
     if left:
-        say(f"warning: {folder}: {left} old checkpoint(s), .partial-old-*, cannot be removed; the next one tries again")
+        warn(
+            f"warning: {folder}: {left} old checkpoint(s), .partial-old-*, cannot be removed; the next one tries again"
+        )
 
 
 def _sync(path: Path) -> None:

@@ -32,6 +32,8 @@ from hvd_r2n2.training.precision import weights_dtype
 from hvd_r2n2.training.setup import build_model
 from hvd_r2n2.training.task import EvaluationOptions, Report
 
+_REPLACED = "a run that is still training replaces its checkpoints by newer ones (start again, or with a copy of one)"
+
 
 def run_directory(checkpoint: Checkpoint) -> Path:
     """Return the directory of the run that a checkpoint is of, or its own where it lies apart from its run."""
@@ -61,9 +63,11 @@ def open_on_all_ranks(path: Path, comm: Communicator, warn: Callable[[str], None
         comm.broadcast_object(checkpoint.path)
     else:
         chosen = comm.broadcast_object(path)
-        with _saying_that_it_is_gone(chosen):
+        with _explaining_absence(
+            chosen, f"is not there on rank {comm.rank}: all ranks must see the same files, or {_REPLACED}"
+        ):
             checkpoint = read_checkpoint(chosen)
-    with _saying_that_it_is_gone(checkpoint.path):
+    with _explaining_absence(checkpoint.path, f"is not there any more: {_REPLACED}"):
         digest = checkpoint.digest
     check_same_start(comm, {f"the checkpoint {checkpoint.path.name}": digest})
     return checkpoint
@@ -79,23 +83,20 @@ def load_network(checkpoint: Checkpoint, device: torch.device, dtype: str = "flo
     """
     # The file that training started from is not needed any more, and may be gone.
     model = build_model(replace(checkpoint.config.model, weights=None), seed=0).to(weights_dtype(dtype))
-    with _saying_that_it_is_gone(checkpoint.path):
+    with _explaining_absence(checkpoint.path, f"is not there any more: {_REPLACED}"):
         load_weights(model, checkpoint.weights_path)
     return model.to(device).eval()
 
 
 @contextmanager
-def _saying_that_it_is_gone(path: Path) -> Iterator[None]:
-    """Turn an error of reading a checkpoint that was there before into one that says so, if it is not any more."""
+def _explaining_absence(path: Path, reason: str) -> Iterator[None]:
+    """Turn an error of reading a checkpoint into one that gives the reason, if it is not there."""
     try:
         yield
     except (ValueError, OSError) as error:
         if path.exists():
             raise
-        raise ValueError(
-            f"{path} is not there any more: a run that is still training replaces its checkpoints by newer ones (start "
-            "again, or with a copy of the checkpoint)"
-        ) from error
+        raise ValueError(f"{path} {reason}") from error
 
 
 def evaluate_checkpoint(

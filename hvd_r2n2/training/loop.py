@@ -171,7 +171,8 @@ class _Loop:
             run.engine.write_back()
             tensors = run.engine.optimizer_tensors()
             try:
-                write_checkpoint(run.folder / "checkpoints", run.model, tensors, self._state, self._config)
+                folder = run.folder / "checkpoints"
+                write_checkpoint(folder, run.model, tensors, self._state, self._config, run.log.line)
             except OSError as error:
                 failure, is_written = str(error), isinstance(error, LinksError)
         failure, is_written = run.communicator.broadcast_object((failure, is_written))

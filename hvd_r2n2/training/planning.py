@@ -15,7 +15,7 @@ from hvd_r2n2.config import Config, SplitConfig, to_mapping
 from hvd_r2n2.models import Network
 from hvd_r2n2.split import STRATEGIES, Plan
 from hvd_r2n2.split.costs import Costs
-from hvd_r2n2.split.planner import ONE_DEVICE, Job, Wanted, rank
+from hvd_r2n2.split.planner import ONE_DEVICE, Job, Wanted, check_devices, rank
 from hvd_r2n2.training.machine_costs import Effort, measure_costs
 from hvd_r2n2.training.placement import Placement
 from hvd_r2n2.training.plan_report import chosen_config, describe, explain, in_words
@@ -211,6 +211,7 @@ def wanted_of(split: SplitConfig) -> Wanted:
 
 def check_possible(split: SplitConfig, job: Job) -> None:
     """Raise a ValueError for what is wrong with a split whatever is measured; on every rank alike."""
+    check_devices(split.strategy, job.num_devices)
     plan = _plan(split)
     if split.strategy in ("auto", "pipeline") and split.cut is None:
         plan.sizes(job.num_samples)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,6 +76,23 @@ def test_checkpoints_whose_links_cannot_be_set_are_whole(tiny_data: Path, tmp_pa
     resumed = python(*TRAIN, "--resume", "--out", run)
     assert resumed.returncode == 0, resumed.stderr
     assert read_checkpoint((run / "checkpoints" / "last").resolve()).step == 3
+
+
+def test_old_checkpoint_that_cannot_be_removed_is_a_warning_in_the_log(tiny_data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    left = run / "checkpoints" / ".partial-old-step-99999999"
+    with running_job("python", arguments(tiny_data, 100), run) as job:
+        while not (run / "checkpoints" / "last").exists():
+            assert job.process.poll() is None, job.output
+        os.kill(job.process.pid, signal.SIGSTOP)  # or it might remove the folder before something is mounted there
+        left.mkdir()
+        mount("-t", "tmpfs", "none", left)
+        os.kill(job.process.pid, signal.SIGCONT)
+        try:
+            assert job.wait(LIMIT_S) == 0, job.output
+        finally:
+            subprocess.run(["umount", "-l", left], check=True)
+    assert f"warning: {left.parent}: 1 old checkpoint(s)" in (run / "train.log").read_text()
 
 
 def test_disk_that_gets_room_again_changes_nothing_else(

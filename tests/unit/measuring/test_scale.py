@@ -92,6 +92,16 @@ def test_costs_are_measured_written_and_read_again(tmp_path: Path, capsys: pytes
     assert all(content.keys() >= {"command", "date", "hardware", "versions"} for content in (found, read, written))
 
 
+def test_costs_that_cannot_be_written_do_not_take_the_prediction_with_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, costs = tmp_path / "found.json", tmp_path / ("c" * 250)  # with .partial too long
+    with pytest.raises(OSError, match="File name too long"):
+        main(["scale", *SMALL, "--device", "h100", "--ranks", "2", "--save-costs", str(costs), "--json", str(found)])
+    assert json.loads(found.read_text())["rows"]
+    assert "efficiency" in capsys.readouterr().out
+
+
 def test_gain_of_a_split_is_that_of_the_fastest_that_the_settings_allow_and_that_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

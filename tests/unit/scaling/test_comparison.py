@@ -140,6 +140,10 @@ def test_files_that_are_not_costs_are_named(tmp_path: Path) -> None:
     path.write_text(json.dumps(content | {"version": 99}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"version 99 .*this is version 2"):
         read_workload(path)
+    broken = {"workload": content["workload"] | {"cuda_graphs": "false"}}
+    path.write_text(json.dumps(content | broken), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"costs\.json: cuda_graphs: 'false' is neither true nor false"):
+        read_workload(path)
     content["workload"]["profiles"][0]["layers"][0]["forward_s"] = -1
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ValueError, match=r"costs\.json: forward_s: -1 is not a number"):

@@ -279,6 +279,7 @@ def test_checkpoint_that_is_gone_since_it_was_chosen_is_said_to_be(tmp_path: Pat
     message = f"{path} is not there any more: a run that is still training replaces its checkpoints"
     with pytest.raises(ValueError, match=message):
         load_network(checkpoint, torch.device("cpu"))
+    message = f"{path} is not there on rank 1: all ranks must see the same files, or a run that is still training"
     with pytest.raises(ValueError, match=message):
         open_on_all_ranks(path, Second(), pytest.fail)
 

@@ -363,6 +363,15 @@ def test_spatial_is_measured_whole_where_views_are_fewer_than_devices(
     assert {one.micro_batches for one in predictions if one.name == "spatial"} == {(4,), (2, 2), (2, 1, 1), (1,) * 4}
 
 
+@pytest.mark.parametrize("strategy", ["kernel", "spatial"])
+@pytest.mark.parametrize("micro_batches", ["null", "1"])
+def test_layers_are_not_shared_by_one_device(strategy: str, micro_batches: str) -> None:
+    words = (f"split.strategy={strategy}", f"split.micro_batches={micro_batches}", "split.devices=[cpu:0]")
+    config = config_of("train.batch_size=4", *words)
+    with pytest.raises(ValueError, match=rf"^{strategy} split over 1 device: there is nothing to share"):
+        plan_of(config, placement=replace(HERE, devices=HERE.devices[:1]))
+
+
 def test_one_device_is_measured_without_parts() -> None:
     config = config_of("train.batch_size=4", "train.max_views=2")
     job = job_of(config, num_devices=1)
